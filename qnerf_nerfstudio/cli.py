@@ -1,0 +1,78 @@
+"""The `qnerf` command."""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from qnerf_nerfstudio.errors import UserError
+from qnerf_nerfstudio.scenes import CaptureConfig, write_capture
+from qnerf_nerfstudio.training.config import TrainEditorConfig
+
+
+@dataclass
+class DemoScene:
+    """Write a procedural capture of an articulated figure, an edit of its pose, and the truth of that edit."""
+
+    out: tyro.conf.Positional[Path]
+    """New folder for the dataset."""
+    capture: Annotated[CaptureConfig, tyro.conf.arg(name="")] = field(default_factory=CaptureConfig)
+
+    def run(self, console: Console) -> None:
+        """Write the capture."""
+        write_capture(self.out, self.capture)
+        console.print(f"{self.capture.views} views in {self.out}, the true edited views in {self.out / 'truth'}")
+
+
+@dataclass
+class TrainEditor(TrainEditorConfig):
+    """Train the bundled editor from the procedural domain, or evaluate it."""
+
+    def run(self, console: Console) -> None:
+        """Train or evaluate."""
+        from qnerf_nerfstudio.training.train import evaluate_editor, train_editor
+
+        if not self.evaluate:
+            train_editor(self, console)
+        evaluate_editor(self, console)
+
+
+@dataclass
+class Score:
+    """Score a finished run on a procedural capture against the true edited views."""
+
+    run_folder: tyro.conf.Positional[Path]
+    """The run's folder, the one with config.yml."""
+    data: tyro.conf.Positional[Path]
+    """The procedural capture that was edited."""
+    unedited: Path | None = None
+    """Folder of a run of the same length on the unedited capture, to compare with."""
+    sheet: Path | None = None
+    """Write a picture here: source, control, edited, final NeRF and truth for a few cameras."""
+
+    def run(self, console: Console) -> None:
+        """Print the figures."""
+        from qnerf_nerfstudio.report import score_runs
+
+        score_runs(self.run_folder, self.data, self.unedited, self.sheet, console)
+
+
+Command = (
+    Annotated[DemoScene, tyro.conf.subcommand("demo-scene")]
+    | Annotated[TrainEditor, tyro.conf.subcommand("train-editor")]
+    | Annotated[Score, tyro.conf.subcommand("score")]
+)
+
+
+def main() -> None:
+    """Entry point of the `qnerf` command."""
+    console = Console()
+    command = tyro.cli(Command, description=__doc__)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    try:
+        command.run(console)
+    except (UserError, FileExistsError, ValueError) as error:
+        console.print(f"[bold red]qnerf:[/bold red] {error}", soft_wrap=True)
+        sys.exit(2)

@@ -1,0 +1,126 @@
+"""The methods that nerfstudio registers. Imports neither diffusers nor transformers: every `ns-*` command loads this."""
+
+from copy import deepcopy
+from dataclasses import dataclass, field
+
+import torch
+from nerfstudio.configs.base_config import MachineConfig, ViewerConfig
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from nerfstudio.engine.optimizers import AdamOptimizerConfig
+from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
+from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.plugins.types import MethodSpecification
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from qnerf_nerfstudio.datamanager import QNerfDataManagerConfig
+from qnerf_nerfstudio.editor.config import BUNDLED, EditorConfig
+from qnerf_nerfstudio.model import QNerfModelConfig
+from qnerf_nerfstudio.pipeline import QNerfPipelineConfig
+
+
+@dataclass
+class StageDecaySchedulerConfig(SchedulerConfig):
+    """Exponential decay of the learning rate over a stage of the plan."""
+
+    _target: type = field(default_factory=lambda: StageDecayScheduler)
+    decay: float = 0.1
+    """Learning rate at the end of a stage, as a share of that at its start."""
+    max_steps: int = 1000
+    """Length of the stage in training steps; set by the pipeline."""
+
+
+class StageDecayScheduler(Scheduler):
+    """Exponential decay; unlike nerfstudio's schedulers it keeps plain floats, which torch.load reads by default."""
+
+    config: StageDecaySchedulerConfig
+
+    def get_scheduler(self, optimizer: Optimizer, lr_init: float) -> LRScheduler:
+        """A LambdaLR that decays from lr_init to lr_init * decay over max_steps steps."""
+        return LambdaLR(optimizer, lambda step: self.config.decay ** min(1.0, step / self.config.max_steps))
+
+
+def _optimizers() -> dict[str, dict]:
+    return {
+        name: {"optimizer": AdamOptimizerConfig(lr=1e-2, eps=1e-15), "scheduler": StageDecaySchedulerConfig()}
+        for name in ("proposal_networks", "fields")
+    }
+
+
+_edit = TrainerConfig(
+    method_name="qnerf-edit",
+    steps_per_eval_batch=0,
+    steps_per_eval_image=0,
+    steps_per_eval_all_images=0,
+    steps_per_save=500,
+    # The plan sets the number of steps when the number of views is known.
+    max_num_iterations=0,
+    mixed_precision=True,
+    machine=MachineConfig(device_type="cuda" if torch.cuda.is_available() else "cpu"),
+    pipeline=QNerfPipelineConfig(
+        datamanager=QNerfDataManagerConfig(
+            dataparser=NerfstudioDataParserConfig(),
+            train_num_rays_per_batch=4096,
+            eval_num_rays_per_batch=4096,
+        ),
+        model=QNerfModelConfig(eval_num_rays_per_chunk=1 << 15, use_appearance_embedding=False),
+    ),
+    optimizers=_optimizers(),
+    viewer=ViewerConfig(num_rays_per_chunk=1 << 15, websocket_host="127.0.0.1"),
+    vis="viewer",
+)
+# Camera poses stay as they are: query maps and edited views are made for them.
+_edit.pipeline.model.camera_optimizer.mode = "off"  # pyright: ignore[reportAttributeAccessIssue]
+
+_small = deepcopy(_edit)
+_small.method_name = "qnerf-edit-small"
+_small.pipeline.chunk = 1  # pyright: ignore[reportAttributeAccessIssue]
+
+_tiny = deepcopy(_edit)
+_tiny.method_name = "qnerf-edit-tiny"
+_tiny.mixed_precision = False
+_tiny.viewer = ViewerConfig(num_rays_per_chunk=1 << 12, websocket_host="127.0.0.1", max_num_display_images=64)
+_tiny.pipeline = QNerfPipelineConfig(
+    datamanager=QNerfDataManagerConfig(
+        dataparser=NerfstudioDataParserConfig(), train_num_rays_per_batch=1024, eval_num_rays_per_batch=1024
+    ),
+    model=QNerfModelConfig(
+        eval_num_rays_per_chunk=1 << 12,
+        use_appearance_embedding=False,
+        implementation="torch",
+        num_levels=8,
+        log2_hashmap_size=15,
+        max_res=512,
+        hidden_dim_color=32,
+        num_proposal_iterations=1,
+        num_proposal_samples_per_ray=(32,),
+        num_nerf_samples_per_ray=24,
+        proposal_net_args_list=[{"hidden_dim": 16, "log2_hashmap_size": 14, "num_levels": 4, "max_res": 128}],
+        proposal_warmup=300,
+        proposal_weights_anneal_max_num_iters=300,
+        query_width=96,
+        camera_optimizer=deepcopy(_edit.pipeline.model.camera_optimizer),  # pyright: ignore[reportAttributeAccessIssue]
+    ),
+    editor=EditorConfig(
+        model=BUNDLED,
+        controlnet=BUNDLED,
+        resolution=128,
+        dtype="float32",
+        num_steps=20,
+        guidance_scale=1.0,
+        injection_start=0.0,
+        inversion_iterations=2,
+    ),
+    tau=4,
+    chunk=8,
+    fit_iterations=150,
+    final_iterations=1000,
+)
+
+qnerf_edit = MethodSpecification(
+    config=_edit, description="3D-consistent geometric edits with Stable Diffusion and ControlNet, 24 GB class."
+)
+qnerf_edit_small = MethodSpecification(config=_small, description="qnerf-edit one view at a time, 12 GB class.")
+qnerf_edit_tiny = MethodSpecification(
+    config=_tiny, description="qnerf-edit with the bundled editor at 128 pixels: minutes on a CPU, no network."
+)

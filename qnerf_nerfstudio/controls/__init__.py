@@ -1,0 +1,20 @@
+"""Controls: the 3D statement of an edit, and its projection into every view."""
+
+from qnerf_nerfstudio.controls.cameras import Views
+from qnerf_nerfstudio.controls.edit import Edit, ImagesControl, SkeletonControl, control_images, load_edit
+from qnerf_nerfstudio.controls.images import load_control_images
+from qnerf_nerfstudio.controls.skeleton import OPENPOSE_BONES, OPENPOSE_COLOURS, OPENPOSE_JOINTS, draw_skeleton
+
+__all__ = [
+    "OPENPOSE_BONES",
+    "OPENPOSE_COLOURS",
+    "OPENPOSE_JOINTS",
+    "Edit",
+    "ImagesControl",
+    "SkeletonControl",
+    "Views",
+    "control_images",
+    "draw_skeleton",
+    "load_control_images",
+    "load_edit",
+]

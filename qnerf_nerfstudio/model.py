@@ -1,0 +1,205 @@
+"""QNerfModel: nerfacto with rendered query codes, a query loss and a depth loss."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from unittest.mock import patch
+from urllib.error import URLError
+
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
+from nerfstudio.field_components.field_heads import FieldHeadNames
+from nerfstudio.field_components.spatial_distortions import SceneContraction
+from nerfstudio.model_components.losses import interlevel_loss
+from nerfstudio.models.nerfacto import NerfactoModel, NerfactoModelConfig
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+from torchmetrics.image import lpip
+
+from qnerf_nerfstudio.field import QNerfField, QNerfHeadNames
+
+Objective = Literal["rgb", "queries"]
+"""What shapes the density: colours, or query maps."""
+
+
+@dataclass
+class QNerfModelConfig(NerfactoModelConfig):
+    """Nerfacto with query heads."""
+
+    _target: type = field(default_factory=lambda: QNerfModel)
+    prompt: str | None = None
+    """Target prompt, in the place of edit.json's (`--prompt` on ns-train sets this)."""
+    feature_dim: int = 48
+    """Width of the base features that are composited along rays."""
+    query_width: int = 144
+    """Number of code channels of all query layers together: 16 for each of Stable Diffusion's nine layers."""
+    query_loss_mult: float = 1.0
+    """Weight of the query loss."""
+    preview_loss_mult: float = 1.0
+    """Weight of the colour loss on the decoded previews of the edited views while query maps are fitted. Previews have
+    the photos' resolution, query maps an eighth of it or less, so they sharpen the geometry that both share."""
+    depth_loss_mult: float = 0.05
+    """Weight of the depth loss on rays that the edit leaves unchanged, while query maps are fitted. 0 switches it
+    off."""
+
+
+class LazyLpips:
+    """LPIPS that loads its network at first use, and says so once where its weights cannot be had."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        self.kwargs = kwargs
+        self.network: Callable[[Tensor, Tensor], Tensor] | None = None
+        self.failed = False
+
+    def __call__(self, truth: Tensor, image: Tensor) -> Tensor:
+        """LPIPS of image batches in [0, 1]; NaN where the weights cannot be had."""
+        if self.network is None and not self.failed:
+            try:
+                self.network = lpip.LearnedPerceptualImagePatchSimilarity(**self.kwargs).to(image.device)
+            except (URLError, OSError) as error:
+                self.failed = True
+                CONSOLE.print(f"LPIPS is left out: its weights cannot be downloaded ({error}).", style="yellow")
+        return image.new_tensor(float("nan")) if self.network is None else self.network(truth, image)
+
+
+class QNerfModel(NerfactoModel):
+    """Nerfacto that also renders query codes.
+
+    Outputs are nerfacto's and "queries", the codes of all layers side by side, which nerfstudio shows by PCA.
+    """
+
+    config: QNerfModelConfig
+    field: QNerfField
+
+    def populate_modules(self) -> None:
+        """Build nerfacto, with our field in the place of its own."""
+        # Nerfacto builds LPIPS at once, which downloads a network that most runs never use.
+        with patch.object(lpip, "LearnedPerceptualImagePatchSimilarity", LazyLpips):
+            super().populate_modules()
+        self.field = self.build_field()
+        self.objective: Objective = "rgb"
+        self.stage_start = 0
+        self._initial_weights = {name: value.detach().cpu().clone() for name, value in self.named_parameters()}
+
+    def build_field(self) -> QNerfField:
+        """The field that the configuration describes."""
+        config = self.config
+        return QNerfField(
+            self.scene_box.aabb,
+            num_images=self.num_train_data,
+            feature_dim=config.feature_dim,
+            query_width=config.query_width,
+            hidden_dim=config.hidden_dim,
+            num_levels=config.num_levels,
+            max_res=config.max_res,
+            base_res=config.base_res,
+            features_per_level=config.features_per_level,
+            log2_hashmap_size=config.log2_hashmap_size,
+            hidden_dim_color=config.hidden_dim_color,
+            spatial_distortion=None if config.disable_scene_contraction else SceneContraction(order=float("inf")),
+            use_average_appearance_embedding=config.use_average_appearance_embedding,
+            appearance_embedding_dim=config.appearance_embed_dim if config.use_appearance_embedding else 0,
+            average_init_density=config.average_init_density,
+            implementation=config.implementation,
+        )
+
+    def begin_stage(self, step: int, objective: Objective, keep_geometry: bool) -> None:
+        """Start a stage of training at training step `step`.
+
+        Args:
+            step: First training step of the stage; annealing schedules count from it.
+            objective: What shapes the density from now on.
+            keep_geometry: Keep what the field has learned and start only the query heads afresh; otherwise the whole
+                model goes back to its initial weights.
+        """
+        self.objective = objective
+        self.stage_start = step
+        for name, parameter in self.named_parameters():
+            known = name in self._initial_weights
+            if known and (name.startswith("field.query_head") or not keep_geometry):
+                parameter.data.copy_(self._initial_weights[name])
+
+    def get_training_callbacks(
+        self, training_callback_attributes: TrainingCallbackAttributes
+    ) -> list[TrainingCallback]:
+        """Nerfacto's callbacks, counting from the start of the stage."""
+        callbacks = super().get_training_callbacks(training_callback_attributes)
+        for callback in callbacks:
+            callback.func = self._from_stage_start(callback.func)
+        return callbacks
+
+    def _from_stage_start(self, func: Callable[[int], None]) -> Callable[..., None]:
+        return lambda step: func(step - self.stage_start)
+
+    def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Any]:
+        """Render colour, depth, accumulation and query codes of rays."""
+        if self.training:
+            self.camera_optimizer.apply_to_raybundle(ray_bundle)
+        samples, weights_list, samples_list = self.proposal_sampler(ray_bundle, density_fns=self.density_fns)
+        field_outputs: dict[Any, Tensor] = dict(self.field.forward(samples))
+        weights = samples.get_weights(field_outputs[FieldHeadNames.DENSITY])
+        weights_list.append(weights)
+        samples_list.append(samples)
+        # A linear head commutes with compositing: one product per ray in the place of one per sample.
+        features = (weights * field_outputs[QNerfHeadNames.FEATURES]).sum(dim=-2)
+        outputs: dict[str, Any] = {
+            "rgb": self.renderer_rgb(rgb=field_outputs[FieldHeadNames.RGB], weights=weights),
+            "accumulation": self.renderer_accumulation(weights=weights),
+            "depth": self.renderer_depth(weights=weights.detach(), ray_samples=samples),
+            "expected_depth": self.renderer_expected_depth(weights=weights, ray_samples=samples),
+            # Where colours shape the density, query heads follow the geometry and do not pull at it.
+            "queries": self.field.codes(features.detach() if self.objective == "rgb" else features),
+        }
+        if self.training:
+            outputs["weights_list"] = weights_list
+            outputs["ray_samples_list"] = samples_list
+        for i in range(self.config.num_proposal_iterations):
+            outputs[f"prop_depth_{i}"] = self.renderer_depth(weights=weights_list[i], ray_samples=samples_list[i])
+        return outputs
+
+    def get_loss_dict(
+        self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Nerfacto's losses, and those of queries and depth for the parts of the batch that have them.
+
+        A batch holds "image", and may hold "queries" (codes [rays, W']), "query_widths" (code channels per layer) and
+        "depth" ([rays], distance along the ray, NaN where it is not known).
+        """
+        losses = super().get_loss_dict(outputs, batch, metrics_dict)
+        if self.objective == "queries":
+            losses["rgb_loss"] = losses["rgb_loss"] * self.config.preview_loss_mult
+        if "queries" in batch:
+            target = batch["queries"].to(self.device)
+            rendered = outputs["queries"][:, : target.shape[-1]]
+            losses["query_loss"] = self.config.query_loss_mult * query_loss(rendered, target, batch["query_widths"])
+        if self.objective == "queries" and "depth" in batch and self.config.depth_loss_mult > 0:
+            depth = batch["depth"].to(self.device)
+            known = ~depth.isnan()
+            error = (outputs["expected_depth"].squeeze(-1)[known] / depth[known]).log().abs()
+            losses["depth_loss"] = self.config.depth_loss_mult * error.sum() / len(depth)
+        return losses
+
+    def get_image_metrics_and_images(
+        self, outputs: dict[str, Tensor], batch: dict[str, Tensor]
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Nerfacto's metrics; LPIPS only where its weights can be had."""
+        metrics, images = super().get_image_metrics_and_images(outputs, batch)
+        if metrics["lpips"] != metrics["lpips"]:
+            del metrics["lpips"]
+        return metrics, images
+
+
+def query_loss(
+    rendered: Float[Tensor, "R W"], target: Float[Tensor, "R W"], widths: list[int]
+) -> Float[Tensor, ""]:
+    """Mean over rays of the sum over layers of || rendered - target ||, each layer scaled by 1 / sqrt(its width).
+
+    The norm (not its square) is that of "Consolidating Attention Features for Multi-view Image Editing".
+    """
+    terms = [
+        (a - b).square().mean(-1).clamp_min(1e-8).sqrt()
+        for a, b in zip(rendered.split(widths, -1), target.split(widths, -1), strict=True)
+    ]
+    return torch.stack(terms).sum(0).mean()

@@ -1,0 +1,484 @@
+"""QNerfPipeline: walks the plan. The only module that knows both the field and the diffusion models."""
+
+import copy
+import gc
+import importlib.metadata
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.engine.optimizers import Optimizers
+from nerfstudio.engine.trainer import Trainer
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.utils.rich_utils import CONSOLE
+from packaging.version import Version
+from torch import Tensor
+from torch.nn import functional as F
+
+from qnerf_nerfstudio.controls import Edit, Views, control_images, load_edit
+from qnerf_nerfstudio.datamanager import QNerfDataManager, QNerfDataManagerConfig
+from qnerf_nerfstudio.editor import EditorConfig
+from qnerf_nerfstudio.errors import UserError
+from qnerf_nerfstudio.model import QNerfModel, QNerfModelConfig
+from qnerf_nerfstudio.plan import Consolidation, Plan, PlanConfig, Slice, Stage, Task
+from qnerf_nerfstudio.store import EditStore, load_images, write_json, write_png
+
+if TYPE_CHECKING:
+    from qnerf_nerfstudio.editor.editor import QueryTargets
+    from qnerf_nerfstudio.slices import SliceRunner
+
+SOURCE_DEPTH_SIZE = 32
+"""Cells along the shorter side of the source depth maps that supervise a fit."""
+
+
+@dataclass
+class QNerfPipelineConfig(VanillaPipelineConfig):
+    """An edit of a captured scene."""
+
+    _target: type = field(default_factory=lambda: QNerfPipeline)
+    datamanager: QNerfDataManagerConfig = field(default_factory=QNerfDataManagerConfig)
+    """specifies the datamanager config"""
+    model: QNerfModelConfig = field(default_factory=QNerfModelConfig)
+    """specifies the model config"""
+    editor: EditorConfig = field(default_factory=EditorConfig)
+    """The diffusion models and how they are sampled."""
+    edit: Path | None = None
+    """The edit; by default edit.json in the data folder."""
+    consolidation: Consolidation = "progressive"
+    """How views are made to agree: "progressive" (interval by interval), "one-shot" (one fit, early), or "none"."""
+    tau: int = 5
+    """Timesteps of an interval's guided part and of its look-ahead. The paper does not publish its value."""
+    stop: float = 0.8
+    """No interval starts after this share of the timesteps: the last steps add detail that a field blurs."""
+    chunk: int = 4
+    """Views that go through the diffusion models at once. Memory grows with it; so does the viewer's waiting time."""
+    fit_iterations: int = 500
+    """Training steps of each QNeRF fit."""
+    final_iterations: int = 15000
+    """Training steps of the final RGB field."""
+    warm_start: bool = True
+    """A fit starts from the geometry of the field before it (first that of the source photos); otherwise afresh."""
+
+
+@contextmanager
+def _one_sentence() -> Iterator[None]:
+    """Show a user's error as one sentence in the place of a traceback."""
+    try:
+        yield
+    except UserError as error:
+        CONSOLE.print(f"[bold red]qnerf-edit:[/bold red] {error}", markup=True, soft_wrap=True)
+        sys.exit(2)
+
+
+class QNerfPipeline(VanillaPipeline):
+    """Edits the views of a capture step by step while its field is trained.
+
+    Training step s begins with one slice of the plan (before the train iteration, outside the trainer's autocast), then
+    trains the field on what the stage at hand provides: source photos, query maps, or edited views.
+    """
+
+    config: QNerfPipelineConfig
+    datamanager: QNerfDataManager
+
+    def __init__(
+        self,
+        config: QNerfPipelineConfig,
+        device: str,
+        test_mode: Literal["test", "val", "inference"] = "val",
+        **kwargs: Any,
+    ) -> None:
+        self._edit: Edit | None = None
+        self._edit_path = Path()
+        if test_mode == "val":
+            with _one_sentence():
+                self._edit_path, self._edit = self._load_edit(config)
+        super().__init__(config, device, test_mode, **kwargs)
+        self._runner: SliceRunner | None = None
+        self._trainer: Trainer | None = None
+        self._plan: Plan | None = None
+        self._stage_number: int | None = None
+
+    @staticmethod
+    def _load_edit(config: QNerfPipelineConfig) -> tuple[Path, Edit]:
+        data = Path(config.datamanager.data or config.datamanager.dataparser.data)
+        path = config.edit or (data.parent if data.suffix == ".json" else data) / "edit.json"
+        edit = load_edit(path)
+        prompt = config.model.prompt
+        if prompt is not None:
+            if not prompt.strip():
+                raise UserError(f"--prompt is empty; give the target prompt, or leave it out to use the one in {path}")
+            edit = edit.model_copy(update={"prompt": prompt})
+        return path, edit
+
+    @property
+    def _qnerf(self) -> QNerfModel:
+        model = self.model
+        assert isinstance(model, QNerfModel)
+        return model
+
+    def get_training_callbacks(
+        self, training_callback_attributes: TrainingCallbackAttributes
+    ) -> list[TrainingCallback]:
+        """Prepare the run (models, controls, plan), and hook its slices in before every train iteration."""
+        trainer = training_callback_attributes.trainer
+        assert trainer is not None and self._edit is not None, "qnerf-edit is trained by nerfstudio's Trainer"
+        with _one_sentence():
+            self._prepare(trainer, self._edit)
+        callbacks = super().get_training_callbacks(training_callback_attributes)
+        # The slice goes first: a change of stage resets what the model's own callbacks then schedule.
+        walk = TrainingCallback(
+            [TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self._before_iteration, update_every_num_iters=1
+        )
+        return [walk, *callbacks]
+
+    def _prepare(self, trainer: Trainer, edit: Edit) -> None:
+        """Check everything that can be checked before long work, load the editor, make the plan."""
+        from qnerf_nerfstudio.editor.loading import load_editor
+        from qnerf_nerfstudio.slices import Prompts, SliceRunner
+
+        config = self.config
+        self._trainer = trainer
+        self._store = EditStore(trainer.base_dir / "edit")
+        views = self.datamanager.views()
+        try:
+            config.editor.validate()
+            self._plan = Plan(
+                PlanConfig(
+                    views=len(views),
+                    num_steps=config.editor.num_steps,
+                    tau=config.tau,
+                    chunk=config.chunk,
+                    fit_iterations=config.fit_iterations,
+                    final_iterations=config.final_iterations,
+                    consolidation=config.consolidation,
+                    stop=config.stop,
+                )
+            )
+        except ValueError as error:
+            raise UserError(f"--pipeline.{error}") from error
+        editor = load_editor(config.editor, self.device)
+        layers = len(editor.layer_names)
+        code_width = config.model.query_width // layers
+        if code_width < 1:
+            raise UserError(
+                f"--pipeline.model.query-width is {config.model.query_width}; the editor has {layers} query layers, "
+                f"expected at least one code channel for each"
+            )
+        source, target = control_images(
+            edit,
+            self._edit_path.parent,
+            views,
+            [path.name for path in self.datamanager.filenames],
+            self.datamanager.to_scene(),
+            editor.image_size(*views.size),
+        )
+        self._unchanged = ~_changed(source, target)
+        self._views = views
+        self._runner = SliceRunner(
+            editor=editor,
+            plan=self._plan,
+            store=self._store,
+            prompts=Prompts(*map(editor.encode_prompt, (edit.source_prompt, edit.prompt, edit.negative_prompt))),
+            source_controls=source,
+            target_controls=target,
+            num_train=self.datamanager.num_train,
+            code_width=code_width,
+        )
+        self._set_length(trainer, self._plan)
+        for index, path in enumerate(self.datamanager.filenames):
+            write_png(self._store.root / "controls/source" / f"{path.stem}.png", source[index])
+            write_png(self._store.root / "controls/target" / f"{path.stem}.png", target[index])
+        write_json(
+            self._store.root / "manifest.json",
+            {
+                "plan": self._plan.hash,
+                "edit": edit.model_dump(mode="json"),
+                "views": [path.name for path in self.datamanager.filenames],
+                "training_views": self.datamanager.num_train,
+                "image_size": list(source.shape[-2:]),
+            },
+        )
+        CONSOLE.print(
+            f'Edit of {len(views)} views ({self.datamanager.num_train} for training) at {source.shape[-1]}x'
+            f'{source.shape[-2]} pixels: "{edit.source_prompt}" becomes "{edit.prompt}" by {edit.control.type}; '
+            f"{config.consolidation} consolidation, {self._plan.total} training steps.",
+            soft_wrap=True,
+            markup=False,
+        )
+
+    def _set_length(self, trainer: Trainer, plan: Plan) -> None:
+        """Set the number of training steps from the plan, and write it and the edited views' folder into config.yml."""
+        asked = trainer.config.max_num_iterations
+        if asked not in (0, plan.total):
+            raise UserError(
+                f"--max-num-iterations is {asked}, but an edit's length follows from its plan ({plan.total} steps here); "
+                f"leave it out and use --pipeline.final-iterations or --pipeline.fit-iterations"
+            )
+        trainer.config.max_num_iterations = plan.total
+        self.datamanager.use_edited_images(self._store.root / "images")
+        trainer.config.save_config()
+        if Version(importlib.metadata.version("nerfstudio")) <= Version("1.1.5"):
+            # This trainer runs max_num_iterations *more* steps after a resume, later ones run up to it.
+            trainer.config.max_num_iterations = plan.total - trainer._start_step
+
+    def _before_iteration(self, step: int) -> None:
+        """Do the slice of training step `step`."""
+        assert self._plan is not None
+        item = self._plan.at(step)
+        number = self._plan.stage_at(step)
+        if number != self._stage_number:
+            self._enter_stage(number, step, resumed=not item.first)
+        runner = self._runner
+        if item.task in (Task.FIT, Task.FINAL):
+            return
+        assert runner is not None
+        if item.task == Task.INVERT:
+            if item.index == self._plan.config.num_steps - 1:
+                photos = self.datamanager.photos(self._plan.views_of(item.chunk), self._edit_size)
+                runner.begin_inversion(item.chunk, photos)
+            runner.invert(item)
+        elif item.task == Task.DENOISE:
+            runner.denoise(item, self._targets(item))
+        elif item.task == Task.LOOK_AHEAD:
+            runner.look_ahead(item)
+        elif item.task == Task.EXTRACT:
+            self._write_views(f"previews/{item.interval}", item.chunk, runner.extract(item))
+        elif item.task == Task.DECODE:
+            self._write_views("images", item.chunk, runner.decode(item))
+            if item.last:
+                self._write_dataset()
+
+    @property
+    def _edit_size(self) -> tuple[int, int]:
+        assert self._runner is not None
+        height, width = self._runner.target_controls.shape[-2:]
+        return height, width
+
+    def _enter_stage(self, number: int, step: int, resumed: bool) -> None:
+        """Hand the field what the stage trains on; fits and the final field start with fresh optimizers."""
+        assert self._plan is not None and self._trainer is not None
+        stage = self._plan.stages[number]
+        self._stage_number = number
+        CONSOLE.log(f"Stage {number + 1} of {len(self._plan.stages)}: {_describe(stage)} ({stage.length} steps)")
+        fitted = stage.interval if stage.task == Task.FIT else stage.interval - 1
+        final = stage.task == Task.FINAL
+        if stage.task == Task.FIT and not self._store.has("depths"):
+            self._store.save("depths", {"depths": self._source_depths()})
+        self._set_targets(fitted, final)
+        model = self._qnerf
+        if stage.task not in (Task.FIT, Task.FINAL) or resumed:
+            model.objective = "queries" if fitted >= 0 and not final else "rgb"
+            model.stage_start = max(start for start in self._resets() if start <= step)
+        else:
+            model.begin_stage(step, "rgb" if final else "queries", keep_geometry=self.config.warm_start and not final)
+        if resumed or stage.task in (Task.FIT, Task.FINAL) or number == 0:
+            self._trainer.optimizers = self._stage_optimizers(model.stage_start, resumed)
+        if final:
+            self._runner = None
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            self.datamanager.setup_eval()
+
+    def _resets(self) -> list[int]:
+        """Training steps at which optimizers start afresh."""
+        assert self._plan is not None
+        fresh = [
+            start
+            for start, stage in zip(self._plan.starts, self._plan.stages, strict=False)
+            if stage.task in (Task.FIT, Task.FINAL)
+        ]
+        return [0, *fresh]
+
+    def _stage_optimizers(self, start: int, resumed: bool) -> Optimizers:
+        """Fresh optimizers whose learning rates decay until the next reset; after a resume with the loaded state."""
+        assert self._plan is not None and self._trainer is not None
+        ends = [*self._resets()[1:], self._plan.total]
+        length = ends[self._resets().index(start)] - start
+        configs = copy.deepcopy(self._trainer.config.optimizers)
+        for group in configs.values():
+            if group["scheduler"] is not None:
+                group["scheduler"].max_steps = length
+        optimizers = Optimizers(configs, self.get_param_groups())
+        if resumed:
+            loaded = self._trainer.optimizers
+            optimizers.load_optimizers({name: each.state_dict() for name, each in loaded.optimizers.items()})
+            optimizers.load_schedulers({name: each.state_dict() for name, each in loaded.schedulers.items()})
+        return optimizers
+
+    def _set_targets(self, fitted: int, final: bool) -> None:
+        """Point the datamanager at the photos, at the previews and codes of a fit, or at the edited views."""
+        from qnerf_nerfstudio.slices import load_codec, load_codes
+
+        data, store = self.datamanager, self._store
+        data.images = data.codes = data.depths = None
+        folder = "images" if final else f"previews/{fitted}"
+        if final or fitted >= 0:
+            paths = [store.root / folder / f"{path.stem}.png" for path in data.filenames[: data.num_train]]
+            data.images = torch.stack(load_images(paths))
+        if fitted >= 0:
+            assert self._plan is not None
+            codec = load_codec(store, fitted)
+            finest = max(layer.size for layer in codec.layers.values())
+            chunks = []
+            for chunk in range(self._plan.chunks):
+                layers = [
+                    F.interpolate(code.movedim(-1, 1), finest, mode="bilinear").movedim(1, -1)
+                    for code in load_codes(store, fitted, chunk).values()
+                ]
+                chunks.append(torch.cat(layers, dim=-1))
+            data.codes = torch.cat(chunks)[: data.num_train]
+            data.code_widths = [layer.width for layer in codec.layers.values()]
+            if not final:
+                data.depths = store.load("depths")["depths"]
+
+    def _targets(self, item: Slice) -> "QueryTargets | None":
+        """Query codes that the field renders for a chunk, computed once per interval; None before the first fit."""
+        from qnerf_nerfstudio.editor.editor import QueryTargets
+        from qnerf_nerfstudio.slices import load_codec, load_codes
+
+        if item.interval == 0:
+            return None
+        assert self._plan is not None and self._runner is not None
+        fitted = item.interval - 1
+        codec = load_codec(self._store, fitted)
+        key = f"queries/{fitted}/rendered-{item.chunk:03d}"
+        if not self._store.has(key):
+            finest = max(layer.size for layer in codec.layers.values())
+            rendered = self._render(self._plan.views_of(item.chunk), finest, "queries")
+            split = codec.split(rendered[..., : codec.width])
+            codes = {
+                name: F.adaptive_avg_pool2d(code.movedim(-1, 1), codec.layers[name].size).movedim(1, -1)
+                for name, code in split.items()
+            }
+            self._store.save(key, codes)
+            self._note_error(fitted, item.chunk, codes, load_codes(self._store, fitted, item.chunk))
+        device = self._runner.editor.device
+        return QueryTargets(codec.to(device), {n: c.to(device) for n, c in self._store.load(key).items()})
+
+    def _note_error(self, fitted: int, chunk: int, rendered: dict[str, Tensor], extracted: dict[str, Tensor]) -> None:
+        """Keep how far rendered codes are from extracted ones, relative to the extracted codes' norm, view by view."""
+        assert self._plan is not None
+        path = self._store.root / "query_errors.json"
+        errors: dict[str, dict[str, float]] = json.loads(path.read_text()) if path.exists() else {}
+        squared = sum((rendered[name] - code).square().mean(dim=(1, 2)).sum(-1) for name, code in extracted.items())
+        norm = sum(code.square().mean(dim=(1, 2)).sum(-1) for code in extracted.values())
+        assert isinstance(squared, Tensor) and isinstance(norm, Tensor)
+        names = [self.datamanager.filenames[view].name for view in self._plan.views_of(chunk)]
+        relative = (squared / norm).sqrt().tolist()
+        errors.setdefault(str(fitted), {}).update(zip(names, (round(value, 4) for value in relative), strict=True))
+        write_json(path, errors)
+
+    @torch.no_grad()
+    def _render(self, indices: range, size: tuple[int, int], output: str) -> Float[Tensor, "V h w C"]:
+        """Render an output of the model at the centres of a grid of cells over each of the views."""
+        views = self._views
+        chosen = slice(indices.start, indices.stop)
+        cameras = Cameras(
+            camera_to_worlds=views.c2w[chosen],
+            fx=views.intrinsics[chosen, 0:1],
+            fy=views.intrinsics[chosen, 1:2],
+            cx=views.intrinsics[chosen, 2:3],
+            cy=views.intrinsics[chosen, 3:4],
+            width=views.size[1],
+            height=views.size[0],
+            distortion_params=views.distortion[chosen],
+        ).to(self.device)
+        rows = (torch.arange(size[0]) + 0.5) * views.size[0] / size[0]
+        columns = (torch.arange(size[1]) + 0.5) * views.size[1] / size[1]
+        coords = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).to(self.device)
+        was_training = self._qnerf.training
+        self._qnerf.eval()
+        images = []
+        for index in range(len(indices)):
+            bundle = cameras.generate_rays(camera_indices=index, coords=coords)
+            images.append(self._qnerf.get_outputs_for_camera_ray_bundle(bundle)[output].cpu())
+        self._qnerf.train(was_training)
+        return torch.stack(images)
+
+    def _source_depths(self) -> Float[Tensor, "N h w"]:
+        """Depths of the source field in the training views, NaN where the edit changes the view."""
+        height, width = self._views.size
+        scale = SOURCE_DEPTH_SIZE / min(height, width)
+        size = (round(height * scale), round(width * scale))
+        depths = self._render(range(self.datamanager.num_train), size, "expected_depth").squeeze(-1)
+        unchanged = F.interpolate(self._unchanged[: len(depths), None].float(), size, mode="area").squeeze(1) == 1
+        return torch.where(unchanged, depths, torch.full_like(depths, float("nan")))
+
+    def _write_views(self, folder: str, chunk: int, images: Float[Tensor, "V 3 h w"]) -> None:
+        """Write a chunk of edited views as PNGs at the photos' resolution."""
+        assert self._plan is not None
+        size = self._views.size
+        for view, image in zip(self._plan.views_of(chunk), images, strict=True):
+            if image.shape[-2:] != torch.Size(size):
+                image = F.interpolate(image[None], size, mode="bicubic", antialias=True)[0].clamp(0, 1)
+            write_png(self._store.root / folder / f"{self.datamanager.filenames[view].stem}.png", image)
+
+    def _write_dataset(self) -> None:
+        """Write transforms.json beside the edited views, so that any other method can train on them."""
+        data = Path(self.config.datamanager.dataparser.data)
+        original = data if data.suffix == ".json" else data / "transforms.json"
+        meta = json.loads(original.read_text())
+        write_json(self._store.root / "transforms.json", _edited_transforms(meta, self._views.size))
+        points = meta.get("ply_file_path")
+        if points is not None and (original.parent / points).exists():
+            shutil.copyfile(original.parent / points, self._store.root / "sparse_pc.ply")
+        CONSOLE.print(f"Edited views: {self._store.root} (a dataset for any method's --data)", soft_wrap=True)
+
+
+def _describe(stage: Stage) -> str:
+    """A stage in words."""
+    words = {
+        Task.INVERT: "inversion of the source views",
+        Task.DENOISE: f"editing, interval {stage.interval + 1}",
+        Task.LOOK_AHEAD: f"look-ahead, interval {stage.interval + 1}",
+        Task.EXTRACT: f"extraction of queries, interval {stage.interval + 1}",
+        Task.FIT: f"QNeRF fit, interval {stage.interval + 1}",
+        Task.DECODE: "decoding of the edited views",
+        Task.FINAL: "final field on the edited views",
+    }
+    return words[stage.task]
+
+
+def _changed(source: Float[Tensor, "V 3 H W"], target: Float[Tensor, "V 3 H W"]) -> Tensor:
+    """Where control images of source and target differ, grown by a tenth of the image: limbs are wider than bones."""
+    different = ((source - target).abs().amax(1, keepdim=True) > 0.02).float()
+    reach = max(1, min(source.shape[-2:]) // 10)
+    return F.max_pool2d(different, 2 * reach + 1, stride=1, padding=reach).squeeze(1) > 0
+
+
+def _edited_transforms(meta: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+    """The capture's transforms.json for its edited views, whose cameras may have been rescaled to `size`."""
+    edited = {key: value for key, value in meta.items() if key != "frames"}
+    if "ply_file_path" in meta:
+        edited["ply_file_path"] = "sparse_pc.ply"
+
+    def rename(path: str) -> str:
+        return f"images/{Path(path).stem}.png"
+
+    for key in ("train_filenames", "val_filenames", "test_filenames"):
+        if key in meta:
+            edited[key] = [rename(path) for path in meta[key]]
+    # Depths and masks of the photos say nothing about the edited scene.
+    dropped = ("depth_file_path", "mask_path")
+    frames = [
+        {**{key: value for key, value in frame.items() if key not in dropped}, "file_path": rename(frame["file_path"])}
+        for frame in meta["frames"]
+    ]
+    for camera in (edited, *frames):
+        if "w" in camera and "h" in camera:
+            scale_x, scale_y = size[1] / camera["w"], size[0] / camera["h"]
+            camera |= {"w": size[1], "h": size[0]}
+            for key, scale in (("fl_x", scale_x), ("cx", scale_x), ("fl_y", scale_y), ("cy", scale_y)):
+                if key in camera:
+                    camera[key] *= scale
+    return {**edited, "frames": frames}

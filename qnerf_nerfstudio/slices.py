@@ -1,0 +1,158 @@
+"""The diffusion side of a run: each method does one slice of the plan, from files to files.
+
+Knows the editor and the store, not the field. A slice reads what earlier slices wrote and writes its own result, so
+doing it again gives the same files.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from qnerf_nerfstudio.editor.editor import ControlNetEditor, Prompts, QueryTargets, SourceBranch
+from qnerf_nerfstudio.plan import Plan, Slice
+from qnerf_nerfstudio.queries import CodecFit, QueryCodec
+from qnerf_nerfstudio.store import EditStore
+
+
+@dataclass
+class SliceRunner:
+    """Does the diffusion slices of one run."""
+
+    editor: ControlNetEditor
+    """The diffusion models."""
+    plan: Plan
+    """The plan of the run."""
+    store: EditStore
+    """The run's edit/ folder."""
+    prompts: Prompts
+    """Encoded prompts."""
+    source_controls: Float[Tensor, "V 3 H W"]
+    """Control images of the captured scene."""
+    target_controls: Float[Tensor, "V 3 H W"]
+    """Control images of the edited scene."""
+    num_train: int
+    """Number of views whose queries the field may learn; the views after them are held out."""
+    code_width: int
+    """Code channels per query layer."""
+
+    def _controls(self, chunk: int, target: bool) -> Tensor:
+        views = self.plan.views_of(chunk)
+        controls = self.target_controls if target else self.source_controls
+        return controls[views.start : views.stop].to(self.editor.device)
+
+    def _latents(self, trajectory: str, index: int, chunk: int) -> Tensor:
+        return self.store.load_latents(trajectory, index, chunk).to(self.editor.device)
+
+    def _source(self, index: int, chunk: int) -> SourceBranch:
+        return SourceBranch(self._latents("source", index, chunk), self._controls(chunk, target=False))
+
+    def _edited(self, index: int, chunk: int) -> Tensor:
+        # Editing starts from the source view's inverted noise.
+        return self._latents("source" if index == 0 else "edited", index, chunk)
+
+    def begin_inversion(self, chunk: int, photos: Float[Tensor, "V 3 H W"]) -> None:
+        """Encode the photos of a chunk: the clean end of its source trajectory."""
+        self.store.save_latents("source", self.editor.num_steps, chunk, self.editor.encode(photos))
+
+    def invert(self, item: Slice) -> None:
+        """One inversion step of a chunk."""
+        cleaner = self._latents("source", item.index + 1, item.chunk)
+        noisier = self.editor.invert_step(
+            cleaner, item.index, self.prompts.source, self._controls(item.chunk, target=False)
+        )
+        self._save("source", item.index, item.chunk, noisier)
+
+    def denoise(self, item: Slice, targets: QueryTargets | None) -> None:
+        """One step of a chunk of edited views, towards `targets` where there are any."""
+        latents = self._edited(item.index, item.chunk)
+        self._save("edited", item.index + 1, item.chunk, self._step(latents, item, targets))
+
+    def look_ahead(self, item: Slice) -> None:
+        """One unguided step of a chunk on the interval's look-ahead trajectory."""
+        trajectory = f"ahead-{item.interval}"
+        latents = self._ahead(item)
+        self._save(trajectory, item.index + 1, item.chunk, self._step(latents, item, None))
+
+    def _ahead(self, item: Slice) -> Tensor:
+        """The look-ahead latents before a slice; the trajectory branches off the edited one."""
+        trajectory = f"ahead-{item.interval}"
+        if self.store.has(f"latents/{trajectory}/{item.index:04d}-{item.chunk:03d}"):
+            return self._latents(trajectory, item.index, item.chunk)
+        return self._edited(item.index, item.chunk)
+
+    def _step(self, latents: Tensor, item: Slice, targets: QueryTargets | None) -> Tensor:
+        return self.editor.denoise_step(
+            latents,
+            item.index,
+            self.prompts,
+            self._controls(item.chunk, target=True),
+            self._source(item.index, item.chunk),
+            targets,
+        )
+
+    def extract(self, item: Slice) -> Float[Tensor, "V 3 H W"]:
+        """Extract the raw query maps of a chunk; after the last one, code all of them. Returns the previews."""
+        extraction = self.editor.extract(
+            self._ahead(item),
+            item.index,
+            self.prompts,
+            self._controls(item.chunk, target=True),
+            self._source(item.index, item.chunk),
+        )
+        for name, queries in extraction.queries.items():
+            self._check(queries, f"the queries of {name}", item.index, item.chunk)
+        half = {name: queries.half() for name, queries in extraction.queries.items()}
+        self.store.save(f"queries/raw-{item.interval}/{item.chunk:03d}", half)
+        if item.last:
+            self._code(item.interval)
+        return extraction.preview
+
+    def _code(self, interval: int) -> None:
+        """Fit the interval's codec on the training views, code the query maps of all views, drop the raw ones."""
+        fit = CodecFit(self.code_width)
+        for chunk in range(self.plan.chunks):
+            views = self.plan.views_of(chunk)
+            training = max(0, min(self.num_train, views.stop) - views.start)
+            raw = self.store.load(f"queries/raw-{interval}/{chunk:03d}")
+            if training:
+                fit.add({name: raw[name][:training].float() for name in self.editor.layer_names})
+        codec = fit.codec()
+        self.store.save(f"queries/{interval}/codec", codec.tensors())
+        for chunk in range(self.plan.chunks):
+            raw = self.store.load(f"queries/raw-{interval}/{chunk:03d}")
+            maps = {name: queries.float() for name, queries in raw.items()}
+            codes = {name: code.half() for name, code in codec.encode(maps).items()}
+            self.store.save(f"queries/{interval}/codes-{chunk:03d}", codes)
+        self.store.discard(f"queries/raw-{interval}")
+        self.store.discard(f"latents/ahead-{interval}")
+
+    def decode(self, item: Slice) -> Float[Tensor, "V 3 H W"]:
+        """The finished edited views of a chunk."""
+        return self.editor.decode(self._edited(item.index, item.chunk)).cpu()
+
+    def _save(self, trajectory: str, index: int, chunk: int, latents: Tensor) -> None:
+        self._check(latents, "the latents", index, chunk)
+        self.store.save_latents(trajectory, index, chunk, latents)
+
+    def _check(self, values: Tensor, what: str, index: int, chunk: int) -> None:
+        """Stop where numbers go wrong, not many steps later."""
+        bad = ~values.flatten(1).isfinite().all(dim=1)
+        if bad.any():
+            view = self.plan.views_of(chunk)[int(bad.nonzero()[0])]
+            raise FloatingPointError(
+                f"{what} of view {view} at timestep index {index} are not finite; "
+                f"try --pipeline.editor.dtype float32 or a smaller --pipeline.editor.guidance-strength"
+            )
+
+
+def load_codec(store: EditStore, interval: int) -> QueryCodec:
+    """The codec of an interval."""
+    return QueryCodec.from_tensors(store.load(f"queries/{interval}/codec"))
+
+
+def load_codes(store: EditStore, interval: int, chunk: int) -> dict[str, Float[Tensor, "V H W K"]]:
+    """Extracted query codes of a chunk by layer, in the order of the codec."""
+    stored = store.load(f"queries/{interval}/codes-{chunk:03d}")
+    return {name: stored[name].float() for name in sorted(stored)}

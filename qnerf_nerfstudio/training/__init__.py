@@ -1,0 +1,1 @@
+"""Training of the bundled editor. Needs torch, diffusers and transformers, not nerfstudio."""

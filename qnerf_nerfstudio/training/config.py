@@ -1,0 +1,42 @@
+"""Settings of `qnerf train-editor`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass
+class TrainEditorConfig:
+    """Train the bundled editor from the procedural domain."""
+
+    out: Path = Path("editor-tiny")
+    """Folder for the exported model set."""
+    work: Path = Path("editor-training")
+    """Folder for checkpoints, curves and sample sheets. A second call goes on from its checkpoints."""
+    evaluate: bool = False
+    """Only print the quality figures of the model set in --out."""
+    evaluate_pairs: int = 64
+    """Number of held-out pairs that the figures are measured on."""
+    codec_steps: int = 1200
+    """Training steps of the VAE."""
+    codec_batch: int = 8
+    """Crops in a step of the VAE; in the last quarter of the steps, half as many whole images."""
+    codec_lr: float = 4e-4
+    """Peak learning rate of the VAE."""
+    denoiser_steps: int = 1800
+    """Training steps of UNet, ControlNet and text encoder."""
+    denoiser_batch: int = 12
+    """Pairs in a step of the denoiser; each is two images."""
+    denoiser_lr: float = 6e-4
+    """Peak learning rate of the denoiser."""
+    injected: float = 0.6
+    """Share of the steps in which the pair's own keys and values are injected."""
+    caption_dropout: float = 0.15
+    """Share of captions replaced by the empty one, so that guidance has something to lean on."""
+    pool: int = 3000
+    """The pool of rendered pairs grows up to this number."""
+    report_every: int = 50
+    """Steps between checkpoints, curve points and printed lines; sample sheets come every fourth time."""
+    seed: int = 0
+    """Seed of weights, batches and noise."""
+    device: str = "cuda"
+    """Torch device; "cpu" where there is no GPU."""

@@ -1,0 +1,94 @@
+"""Training pairs from the procedural domain: one body, one camera, two poses."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from qnerf_nerfstudio.controls import OPENPOSE_BONES, Views, draw_skeleton
+from qnerf_nerfstudio.scenes.capture import SOURCE_RANGES, TARGET_RANGES, focal_length, orbit_camera
+from qnerf_nerfstudio.scenes.figure import POSE_RANGES, joints, sample_body, sample_pose
+from qnerf_nerfstudio.scenes.render import Frame, render
+
+HELD_OUT = 1_000_000
+"""Pairs from this index on are never trained on."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two images of one body from one camera."""
+
+    images: UInt8[Tensor, "2 H W 3"]
+    """The photos."""
+    controls: UInt8[Tensor, "2 H W 3"]
+    """Their skeleton drawings."""
+    masks: Bool[Tensor, "2 H W"]
+    """Their silhouettes."""
+    room: UInt8[Tensor, "H W 3"] | None
+    """The room without the figure, where asked for."""
+    caption: str
+    """The prompt that names the colours."""
+
+
+def render_pair(index: int, size: int, with_room: bool = False) -> Pair:
+    """The training pair with this index, always the same: body, camera and two poses are drawn with it as the seed.
+
+    Half of the poses are those of captures (at rest, arms raised), half come from the whole range of poses.
+    """
+    generator = torch.Generator().manual_seed(index)
+    body = sample_body(generator)
+    ranges = (SOURCE_RANGES, TARGET_RANGES, POSE_RANGES, POSE_RANGES)
+    chosen = torch.randint(len(ranges), (2,), generator=generator)
+    poses = [sample_pose(generator, ranges[int(k)]) for k in chosen]
+    azimuth, elevation, distance, height = torch.rand(4, generator=generator).tolist()
+    c2w = orbit_camera(360 * azimuth, 3 + 45 * elevation, 3.5 + 0.8 * distance, 0.95 + 0.1 * height)
+    focal = focal_length(size)
+    views = Views(
+        c2w[None], torch.tensor([[focal, focal, size / 2, size / 2]]), torch.zeros(1, 6), (size, size)
+    )
+    frames = [render(body, pose, c2w, focal, (size, size)) for pose in poses]
+    skeletons = [joints(body, pose) for pose in poses]
+    bones = [bone for bone in OPENPOSE_BONES if bone[0] in skeletons[0] and bone[1] in skeletons[0]]
+    room = render(body, None, c2w, focal, (size, size)) if with_room else None
+    return Pair(
+        images=torch.stack([_bytes(frame) for frame in frames]),
+        controls=torch.cat([draw_skeleton(views, skeleton, bones) for skeleton in skeletons]),
+        masks=torch.stack([frame.mask for frame in frames]),
+        room=None if room is None else _bytes(room),
+        caption=body.caption(),
+    )
+
+
+def _bytes(frame: Frame) -> UInt8[Tensor, "H W 3"]:
+    return (frame.rgb * 255).round().clamp(0, 255).byte()
+
+
+class Pool:
+    """A growing pool of pairs, so that training starts at once and never runs out of new ones.
+
+    Args:
+        size: Width and height of the images in pixels.
+        limit: The pool stops growing at this number of pairs.
+        first: Index of its first pair.
+    """
+
+    def __init__(self, size: int, limit: int, first: int = 0) -> None:
+        self.size, self.limit, self.first = size, limit, first
+        self.pairs: list[Pair] = []
+
+    def grow(self, count: int) -> list[Pair]:
+        """Render up to `count` more pairs and return them."""
+        start = len(self.pairs)
+        new = [render_pair(self.first + i, self.size) for i in range(start, min(start + count, self.limit))]
+        self.pairs += new
+        return new
+
+    def sample(self, count: int, generator: torch.Generator) -> list[Pair]:
+        """Draw `count` pairs with replacement."""
+        return [self.pairs[int(i)] for i in torch.randint(len(self.pairs), (count,), generator=generator)]
+
+
+def to_unit(images: UInt8[Tensor, "*batch H W 3"]) -> Float[Tensor, "*batch 3 H W"]:
+    """Bytes to [0, 1], channels first."""
+    return images.movedim(-1, -3).float() / 255

@@ -1,0 +1,176 @@
+"""The sampling loop against diffusers' own pipeline and schedulers."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_editor, random_parts
+from diffusers import DDIMInverseScheduler, StableDiffusionControlNetPipeline
+from qnerf_nerfstudio.editor.attention import AttentionState
+from qnerf_nerfstudio.editor.config import EditorConfig
+from qnerf_nerfstudio.editor.editor import ControlNetEditor, Prompts, QueryTargets, SourceBranch
+from qnerf_nerfstudio.queries import CodecFit
+
+PREDICTIONS = ["epsilon", "v_prediction"]
+
+
+def inputs(views: int = 2, seed: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(views, 4, 8, 8, generator=generator), torch.rand(views, 3, 16, 16, generator=generator)
+
+
+def prompts(editor: ControlNetEditor) -> Prompts:
+    return Prompts(*map(editor.encode_prompt, ("a red shirt", "a blue shirt", "grey")))
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTIONS)
+@pytest.mark.parametrize("guidance_scale", [1.0, 4.0])
+@torch.no_grad()
+def test_sampling_equals_the_diffusers_pipeline(tmp_path: Path, prediction_type: str, guidance_scale: float) -> None:
+    editor = make_editor(tmp_path, prediction_type, guidance_scale=guidance_scale, controlnet_scale=0.7)
+    latents, controls = inputs(1)
+    ours = latents
+    for step in range(editor.num_steps):
+        ours = editor.denoise_step(ours, step, prompts(editor), controls)
+    pipeline = StableDiffusionControlNetPipeline(
+        **random_parts(tmp_path, prediction_type),
+        safety_checker=None,  # pyright: ignore[reportArgumentType]
+        feature_extractor=None,  # pyright: ignore[reportArgumentType]
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(
+        "a blue shirt",
+        image=controls,
+        negative_prompt="grey",
+        num_inference_steps=editor.num_steps,
+        guidance_scale=guidance_scale,
+        controlnet_conditioning_scale=0.7,
+        latents=latents,
+        output_type="latent",
+    ).images  # pyright: ignore[reportAttributeAccessIssue]
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTIONS)
+@torch.no_grad()
+def test_inversion_step_equals_ddim_inverse_scheduler(tmp_path: Path, prediction_type: str) -> None:
+    editor = make_editor(tmp_path, prediction_type)
+    latents, controls = inputs()
+    text = editor.encode_prompt("a red shirt")
+    scheduler = DDIMInverseScheduler.from_config(editor.scheduler.config)
+    scheduler.set_timesteps(editor.num_steps)
+    ours = theirs = latents
+    for step, timestep in zip(range(editor.num_steps - 1, -1, -1), scheduler.timesteps, strict=True):
+        ours = editor.invert_step(ours, step, text, controls)
+        prediction = editor._predict(theirs, step, text, controls, AttentionState())
+        theirs = scheduler.step(prediction, timestep, theirs).prev_sample  # pyright: ignore[reportArgumentType]
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTIONS)
+@torch.no_grad()
+def test_fixed_point_iterations_make_inversion_exact(tmp_path: Path, prediction_type: str) -> None:
+    def round_trip(iterations: int) -> float:
+        editor = make_editor(tmp_path, prediction_type, inversion_iterations=iterations, num_steps=20)
+        clean, controls = inputs()
+        same = editor.encode_prompt("a red shirt")
+        latents = clean
+        for step in range(editor.num_steps - 1, -1, -1):
+            latents = editor.invert_step(latents, step, same, controls)
+        for step in range(editor.num_steps):
+            latents = editor.denoise_step(latents, step, Prompts(same, same, same), controls)
+        return float((latents - clean).norm() / clean.norm())
+
+    errors = [round_trip(iterations) for iterations in (1, 2, 6)]
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] < 1e-3
+
+
+def targets_of(editor: ControlNetEditor, latents: torch.Tensor, controls: torch.Tensor, step: int) -> QueryTargets:
+    """The codes of other latents' queries."""
+    extraction = editor.extract(latents, step, prompts(editor), controls)
+    fit = CodecFit(6)
+    fit.add(extraction.queries)
+    codec = fit.codec()
+    return QueryTargets(codec, codec.encode(extraction.queries))
+
+
+def test_guidance_lowers_the_query_distance_monotonically(tmp_path: Path) -> None:
+    editor = make_editor(tmp_path, guidance_strength=0.02)
+    latents, controls = inputs()
+    targets = targets_of(editor, inputs(seed=9)[0], controls, 4)
+    distances = []
+    for _ in range(12):
+        with torch.no_grad():
+            distances.append(editor.query_distance(latents, 4, prompts(editor), controls, None, targets))
+        latents = editor._guide(latents, 4, prompts(editor), controls, None, targets)
+    curve = torch.stack(distances)
+    assert (curve[1:] < curve[:-1]).all()
+    assert (curve[-1] < 0.9 * curve[0]).all()
+
+
+def test_guidance_step_has_the_stated_length(tmp_path: Path) -> None:
+    editor = make_editor(tmp_path, guidance_strength=0.03)
+    latents, controls = inputs()
+    targets = targets_of(editor, inputs(seed=9)[0], controls, 4)
+    moved = editor._guide(latents, 4, prompts(editor), controls, None, targets)
+    lengths = (moved - latents).flatten(1).norm(dim=1) / latents.flatten(1).norm(dim=1)
+    torch.testing.assert_close(lengths, torch.full_like(lengths, 0.03), atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_blend_of_one_equals_replace_and_reaches_the_targets(tmp_path: Path) -> None:
+    results = {}
+    for name, settings in {
+        "replace": {"mode": "replace"},
+        "blend": {"mode": "blend", "blend_weight": 1.0},
+        "none": {"mode": "blend", "blend_weight": 0.0},
+    }.items():
+        editor = make_editor(tmp_path, guidance_scale=2.0, **settings)
+        latents, controls = inputs()
+        source = SourceBranch(inputs(seed=5)[0], controls)
+        targets = targets_of(editor, inputs(seed=9)[0], controls, 4)
+        results[name] = editor.denoise_step(latents, 4, prompts(editor), controls, source, targets)
+        results["plain"] = editor.denoise_step(latents, 4, prompts(editor), controls, source)
+    torch.testing.assert_close(results["blend"], results["replace"])
+    torch.testing.assert_close(results["none"], results["plain"], atol=1e-5, rtol=1e-5)
+    assert (results["replace"] - results["plain"]).abs().max() > 1e-4
+
+
+@torch.no_grad()
+def test_editing_a_view_into_itself_keeps_it(tmp_path: Path) -> None:
+    editor = make_editor(tmp_path, inversion_iterations=6, num_steps=20)
+    clean, controls = inputs()
+    same = editor.encode_prompt("a red shirt")
+    trajectory = [clean]
+    for step in range(editor.num_steps - 1, -1, -1):
+        trajectory.insert(0, editor.invert_step(trajectory[0], step, same, controls))
+    latents = trajectory[0]
+    for step in range(editor.num_steps):
+        source = SourceBranch(trajectory[step], controls)
+        latents = editor.denoise_step(latents, step, Prompts(same, same, same), controls, source)
+    torch.testing.assert_close(latents, clean, atol=5e-3, rtol=5e-3)
+
+
+def test_sizes_are_multiples_of_the_stride(tmp_path: Path) -> None:
+    editor = make_editor(tmp_path, resolution=64)
+    assert editor.stride == 4
+    assert editor.image_size(100, 100) == (64, 64)
+    height, width = editor.image_size(270, 480)
+    assert (height, width) == (64, 112) or abs(width / height - 480 / 270) < 4 / 64
+    assert height % editor.stride == width % editor.stride == 0
+
+
+@torch.no_grad()
+def test_query_maps_of_non_square_latents_have_their_shape(tmp_path: Path) -> None:
+    editor = make_editor(tmp_path)
+    latents = torch.randn(1, 4, 8, 12, generator=torch.Generator().manual_seed(0))
+    maps = editor.extract(latents, 3, prompts(editor), torch.rand(1, 3, 16, 24)).queries
+    assert {queries.shape[1:3] for queries in maps.values()} == {(8, 12)}
+
+
+@pytest.mark.parametrize(("field", "value"), [("num_steps", 0), ("guidance_scale", 0.5), ("blend_weight", 2.0)])
+def test_settings_out_of_range_are_named(field: str, value: float) -> None:
+    with pytest.raises(ValueError, match=field):
+        EditorConfig(**{field: value}).validate()
