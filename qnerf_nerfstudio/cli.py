@@ -49,20 +49,37 @@ class Score:
     data: tyro.conf.Positional[Path]
     """The procedural capture that was edited."""
     unedited: Path | None = None
-    """Folder of a run of the same length on the unedited capture, to compare with."""
+    """Folder of novel views rendered by a field of the unedited capture, to compare with."""
     sheet: Path | None = None
-    """Write a picture here: source, control, edited, final NeRF and truth for a few cameras."""
+    """Write a contact sheet here."""
 
     def run(self, console: Console) -> None:
         """Print the figures."""
-        from qnerf_nerfstudio.report import score_runs
+        from qnerf_nerfstudio.report import score_run
 
-        score_runs(self.run_folder, self.data, self.unedited, self.sheet, console)
+        score_run(self.run_folder, self.data, self.unedited, self.sheet, console)
+
+
+@dataclass
+class Demo:
+    """Edit a procedural capture from start to end: capture, edit, final NeRF, video, figures against the truth."""
+
+    out: tyro.conf.Positional[Path] = Path("demo")
+    """New folder for everything that the demo makes."""
+    seed: int = 0
+    """Seed of the capture."""
+
+    def run(self, console: Console) -> None:
+        """Run the demo."""
+        from qnerf_nerfstudio.demo import run_demo
+
+        run_demo(self.out, self.seed, console)
 
 
 Command = (
     Annotated[DemoScene, tyro.conf.subcommand("demo-scene")]
     | Annotated[TrainEditor, tyro.conf.subcommand("train-editor")]
+    | Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Score, tyro.conf.subcommand("score")]
 )
 

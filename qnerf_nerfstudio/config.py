@@ -1,4 +1,4 @@
-"""The methods that nerfstudio registers. Imports neither diffusers nor transformers: every `ns-*` command loads this."""
+"""The methods that nerfstudio registers. Imports neither diffusers nor transformers: all `ns-*` commands load it."""
 
 from copy import deepcopy
 from dataclasses import dataclass, field

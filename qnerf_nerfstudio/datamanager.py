@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from jaxtyping import Float
 from nerfstudio.cameras.cameras import CameraType
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
+from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.utils.io import load_from_json
 from PIL import Image
@@ -118,25 +120,6 @@ class QNerfDataManager(VanillaDataManager[EditedDataset]):
             size=(int(heights[0]), int(widths[0])),
         )
 
-    def to_scene(self) -> Float[Tensor, "3 4"]:
-        """Takes points in the coordinates of transforms.json to the coordinates of the scene.
-
-        The dataparser's transform starts from coordinates *before* transforms.json's `applied_transform` and
-        `applied_scale`, so these are taken out again.
-        """
-        outputs = self.train_dataparser_outputs
-        transform, scale = outputs.dataparser_transform.double(), float(outputs.dataparser_scale)
-        path = Path(self.config.dataparser.data)
-        meta = load_from_json(path if path.suffix == ".json" else path / "transforms.json")
-        applied = meta.get("applied_transform")
-        if applied is None and (path / "colmap/sparse/0").exists():
-            # nerfstudio's dataparser assumes this transform for such data.
-            applied = [[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, -1, 0]]
-        if applied is not None:
-            square = torch.cat([torch.tensor(applied).double(), torch.tensor([[0.0, 0.0, 0.0, 1.0]]).double()])
-            transform = transform @ torch.linalg.inv(square)
-        return (transform * (scale / float(meta.get("applied_scale", 1.0)))).float()
-
     def photos(self, indices: range, size: tuple[int, int]) -> Float[Tensor, "V 3 h w"]:
         """Source photos of views in [0, 1], resampled to `size` (height, width)."""
         images = []
@@ -150,7 +133,8 @@ class QNerfDataManager(VanillaDataManager[EditedDataset]):
     def next_train(self, step: int) -> tuple[RayBundle, dict]:
         """Rays of training views with the targets of the current stage."""
         self.train_count += 1
-        image_batch = dict(next(self.iter_train_image_dataloader))
+        cached: Any = next(self.iter_train_image_dataloader)
+        image_batch = dict(cached)
         assert self.train_pixel_sampler is not None
         if self.images is not None:
             image_batch["image"] = self.images[image_batch["image_idx"].cpu()]
@@ -164,9 +148,7 @@ class QNerfDataManager(VanillaDataManager[EditedDataset]):
             batch["depth"] = self._lookup(self.depths[..., None], indices, interpolate=False).squeeze(-1)
         return ray_bundle, batch
 
-    def _lookup(
-        self, maps: Float[Tensor, "N h w C"], indices: Tensor, interpolate: bool
-    ) -> Float[Tensor, "R C"]:
+    def _lookup(self, maps: Float[Tensor, "N h w C"], indices: Tensor, interpolate: bool) -> Float[Tensor, "R C"]:
         """Values of maps at pixels (view, row, column) of the photos, bilinear or nearest."""
         view, row, column = indices.cpu().unbind(-1)
         height, width = maps.shape[1:3]
@@ -182,6 +164,28 @@ class QNerfDataManager(VanillaDataManager[EditedDataset]):
         upper = torch.lerp(maps[view, top, left], maps[view, top, right], dx)
         lower = torch.lerp(maps[view, bottom, left], maps[view, bottom, right], dx)
         return torch.lerp(upper, lower, dy)
+
+
+def dataset_to_scene(outputs: DataparserOutputs, data: Path) -> Float[Tensor, "3 4"]:
+    """Takes points in the coordinates of transforms.json to the coordinates of the scene.
+
+    The dataparser's transform starts from coordinates *before* transforms.json's `applied_transform` and
+    `applied_scale`, so these are taken out again.
+
+    Args:
+        outputs: What the nerfstudio dataparser made of the dataset.
+        data: The dataset's folder, or its transforms file.
+    """
+    transform, scale = outputs.dataparser_transform.double(), float(outputs.dataparser_scale)
+    meta = load_from_json(data if data.suffix == ".json" else data / "transforms.json")
+    applied = meta.get("applied_transform")
+    if applied is None and (data / "colmap/sparse/0").exists():
+        # nerfstudio's dataparser assumes this transform for such data.
+        applied = [[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, -1, 0]]
+    if applied is not None:
+        square = torch.cat([torch.tensor(applied).double(), torch.tensor([[0.0, 0.0, 0.0, 1.0]]).double()])
+        transform = transform @ torch.linalg.inv(square)
+    return (transform * (scale / float(meta.get("applied_scale", 1.0)))).float()
 
 
 def _resample(image: Float[Tensor, "C H W"], size: tuple[int, int]) -> Float[Tensor, "C h w"]:

@@ -12,11 +12,9 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
 from nerfstudio.field_components.field_heads import FieldHeadNames
 from nerfstudio.field_components.spatial_distortions import SceneContraction
-from nerfstudio.model_components.losses import interlevel_loss
 from nerfstudio.models.nerfacto import NerfactoModel, NerfactoModelConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
-from torchmetrics.image import lpip
 
 from qnerf_nerfstudio.field import QNerfField, QNerfHeadNames
 
@@ -56,6 +54,8 @@ class LazyLpips:
     def __call__(self, truth: Tensor, image: Tensor) -> Tensor:
         """LPIPS of image batches in [0, 1]; NaN where the weights cannot be had."""
         if self.network is None and not self.failed:
+            from torchmetrics.image import lpip
+
             try:
                 self.network = lpip.LearnedPerceptualImagePatchSimilarity(**self.kwargs).to(image.device)
             except (URLError, OSError) as error:
@@ -75,6 +75,9 @@ class QNerfModel(NerfactoModel):
 
     def populate_modules(self) -> None:
         """Build nerfacto, with our field in the place of its own."""
+        # Loads transformers, so it stays out of the imports that every ns-* command makes.
+        from torchmetrics.image import lpip
+
         # Nerfacto builds LPIPS at once, which downloads a network that most runs never use.
         with patch.object(lpip, "LearnedPerceptualImagePatchSimilarity", LazyLpips):
             super().populate_modules()
@@ -191,9 +194,7 @@ class QNerfModel(NerfactoModel):
         return metrics, images
 
 
-def query_loss(
-    rendered: Float[Tensor, "R W"], target: Float[Tensor, "R W"], widths: list[int]
-) -> Float[Tensor, ""]:
+def query_loss(rendered: Float[Tensor, "R W"], target: Float[Tensor, "R W"], widths: list[int]) -> Float[Tensor, ""]:
     """Mean over rays of the sum over layers of || rendered - target ||, each layer scaled by 1 / sqrt(its width).
 
     The norm (not its square) is that of "Consolidating Attention Features for Multi-view Image Editing".

@@ -24,8 +24,8 @@ from packaging.version import Version
 from torch import Tensor
 from torch.nn import functional as F
 
-from qnerf_nerfstudio.controls import Edit, Views, control_images, load_edit
-from qnerf_nerfstudio.datamanager import QNerfDataManager, QNerfDataManagerConfig
+from qnerf_nerfstudio.controls import Edit, control_images, load_edit
+from qnerf_nerfstudio.datamanager import QNerfDataManager, QNerfDataManagerConfig, dataset_to_scene
 from qnerf_nerfstudio.editor import EditorConfig
 from qnerf_nerfstudio.errors import UserError
 from qnerf_nerfstudio.model import QNerfModel, QNerfModelConfig
@@ -178,7 +178,7 @@ class QNerfPipeline(VanillaPipeline):
             self._edit_path.parent,
             views,
             [path.name for path in self.datamanager.filenames],
-            self.datamanager.to_scene(),
+            dataset_to_scene(self.datamanager.train_dataparser_outputs, Path(config.datamanager.dataparser.data)),
             editor.image_size(*views.size),
         )
         self._unchanged = ~_changed(source, target)
@@ -208,7 +208,7 @@ class QNerfPipeline(VanillaPipeline):
             },
         )
         CONSOLE.print(
-            f'Edit of {len(views)} views ({self.datamanager.num_train} for training) at {source.shape[-1]}x'
+            f"Edit of {len(views)} views ({self.datamanager.num_train} for training) at {source.shape[-1]}x"
             f'{source.shape[-2]} pixels: "{edit.source_prompt}" becomes "{edit.prompt}" by {edit.control.type}; '
             f"{config.consolidation} consolidation, {self._plan.total} training steps.",
             soft_wrap=True,
@@ -220,7 +220,7 @@ class QNerfPipeline(VanillaPipeline):
         asked = trainer.config.max_num_iterations
         if asked not in (0, plan.total):
             raise UserError(
-                f"--max-num-iterations is {asked}, but an edit's length follows from its plan ({plan.total} steps here); "
+                f"--max-num-iterations is {asked}, but an edit's length follows from its plan ({plan.total} steps); "
                 f"leave it out and use --pipeline.final-iterations or --pipeline.fit-iterations"
             )
         trainer.config.max_num_iterations = plan.total
@@ -417,10 +417,9 @@ class QNerfPipeline(VanillaPipeline):
     def _write_views(self, folder: str, chunk: int, images: Float[Tensor, "V 3 h w"]) -> None:
         """Write a chunk of edited views as PNGs at the photos' resolution."""
         assert self._plan is not None
-        size = self._views.size
+        if images.shape[-2:] != torch.Size(self._views.size):
+            images = F.interpolate(images, self._views.size, mode="bicubic", antialias=True).clamp(0, 1)
         for view, image in zip(self._plan.views_of(chunk), images, strict=True):
-            if image.shape[-2:] != torch.Size(size):
-                image = F.interpolate(image[None], size, mode="bicubic", antialias=True)[0].clamp(0, 1)
             write_png(self._store.root / folder / f"{self.datamanager.filenames[view].stem}.png", image)
 
     def _write_dataset(self) -> None:

@@ -82,7 +82,7 @@ class PlanConfig:
     final_iterations: int = 2000
     """Training steps of the final field."""
     consolidation: Consolidation = "progressive"
-    """"progressive" alternates editing and fits, "one-shot" fits once after tau timesteps, "none" edits view by view."""
+    """"progressive" alternates editing and fits, "one-shot" fits once, early, "none" edits view by view."""
     stop: float = 1.0
     """No interval starts after this share of the timesteps."""
 

@@ -6,7 +6,6 @@ doing it again gives the same files.
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 

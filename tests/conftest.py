@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
+
 from qnerf_nerfstudio.editor.config import EditorConfig
 from qnerf_nerfstudio.editor.editor import ControlNetEditor
 from qnerf_nerfstudio.training.models import build_text_encoder, build_tokenizer

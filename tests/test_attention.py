@@ -6,6 +6,7 @@ import torch
 from conftest import random_parts
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor2_0
+
 from qnerf_nerfstudio.editor.attention import AttentionState, attention, decoder_self_attention, install
 from qnerf_nerfstudio.training.models import build_denoiser
 

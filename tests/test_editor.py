@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import make_editor, random_parts
 from diffusers import DDIMInverseScheduler, StableDiffusionControlNetPipeline
+
 from qnerf_nerfstudio.editor.attention import AttentionState
 from qnerf_nerfstudio.editor.config import EditorConfig
 from qnerf_nerfstudio.editor.editor import ControlNetEditor, Prompts, QueryTargets, SourceBranch
@@ -34,8 +35,8 @@ def test_sampling_equals_the_diffusers_pipeline(tmp_path: Path, prediction_type:
         ours = editor.denoise_step(ours, step, prompts(editor), controls)
     pipeline = StableDiffusionControlNetPipeline(
         **random_parts(tmp_path, prediction_type),
-        safety_checker=None,  # pyright: ignore[reportArgumentType]
-        feature_extractor=None,  # pyright: ignore[reportArgumentType]
+        safety_checker=None,
+        feature_extractor=None,
         requires_safety_checker=False,
     )
     pipeline.set_progress_bar_config(disable=True)
@@ -48,7 +49,7 @@ def test_sampling_equals_the_diffusers_pipeline(tmp_path: Path, prediction_type:
         controlnet_conditioning_scale=0.7,
         latents=latents,
         output_type="latent",
-    ).images  # pyright: ignore[reportAttributeAccessIssue]
+    ).images
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
@@ -64,7 +65,7 @@ def test_inversion_step_equals_ddim_inverse_scheduler(tmp_path: Path, prediction
     for step, timestep in zip(range(editor.num_steps - 1, -1, -1), scheduler.timesteps, strict=True):
         ours = editor.invert_step(ours, step, text, controls)
         prediction = editor._predict(theirs, step, text, controls, AttentionState())
-        theirs = scheduler.step(prediction, timestep, theirs).prev_sample  # pyright: ignore[reportArgumentType]
+        theirs = scheduler.step(prediction, timestep, theirs).prev_sample
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
 
 

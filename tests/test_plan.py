@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from qnerf_nerfstudio.plan import Plan, PlanConfig, Task
 
 
@@ -77,7 +78,7 @@ def test_stages_tile_the_run(plan: Plan) -> None:
 
 def test_consolidation_modes_differ_in_their_fits() -> None:
     def fits(consolidation: str) -> int:
-        plan = Plan(PlanConfig(views=5, num_steps=20, tau=4, consolidation=consolidation))  # pyright: ignore
+        plan = Plan(PlanConfig(views=5, num_steps=20, tau=4, consolidation=consolidation))
         return sum(stage.task == Task.FIT for stage in plan.stages)
 
     assert (fits("none"), fits("one-shot"), fits("progressive")) == (0, 1, 4)

@@ -3,6 +3,7 @@
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from qnerf_nerfstudio.queries import CodecFit, QueryCodec
 
 

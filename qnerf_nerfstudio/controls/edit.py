@@ -154,9 +154,7 @@ def control_images(
         if isinstance(control, ImagesControl):
             images = load_control_images(folder / stated, names, size)
         else:
-            joints = {
-                name: to_scene[:, :3] @ to_scene.new_tensor(at) + to_scene[:, 3] for name, at in stated.items()
-            }
+            joints = {name: to_scene[:, :3] @ to_scene.new_tensor(at) + to_scene[:, 3] for name, at in stated.items()}
             images = draw_skeleton(views.resized(size), joints, control.all_bones)
             if not images.any():
                 raise UserError(

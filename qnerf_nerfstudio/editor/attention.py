@@ -7,6 +7,7 @@ do is read from one AttentionState that all of them share; nothing travels throu
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -19,7 +20,7 @@ KeysValues = dict[str, tuple[Tensor, Tensor]]
 """Keys and values [V, N, C] by layer name."""
 
 
-class LastLayerCaptured(Exception):
+class LastLayerCaptured(Exception):  # noqa: N818 - no error, the way out of a forward pass
     """Ends a forward pass early: the last layer's queries are captured and the rest is not needed."""
 
 
@@ -63,13 +64,13 @@ class DecoderAttnProcessor:
 
     def __call__(
         self,
-        attn: Attention,
+        attn: Any,
         hidden_states: Float[Tensor, "B N C"],
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
     ) -> Float[Tensor, "B N C"]:
-        """Attend; see AttnProcessor2_0 for the arguments. Transformer blocks hand in flattened tokens."""
+        """Attend with an `Attention` layer on flattened tokens; AttnProcessor2_0 explains the arguments."""
         residual = hidden_states
         if attn.spatial_norm is not None:
             hidden_states = attn.spatial_norm(hidden_states, temb)

@@ -36,7 +36,7 @@ class EditorConfig:
     injection_start: float = 0.1
     """Appearance injection starts after this share of the timesteps."""
     inversion_iterations: int = 1
-    """Fixed-point iterations per inversion step. 2 halves the error of the round trip at twice the cost of inversion."""
+    """Fixed-point iterations per inversion step: the cost of inversion grows with them, its round trip gets exact."""
     mode: Literal["guidance", "blend", "replace"] = "guidance"
     """How rendered queries enter: a gradient step on the latents (the paper's), mixed into the queries, or in their
     place."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, DDIMInverseScheduler, DDIMScheduler, UNet2DConditionModel
@@ -93,15 +94,18 @@ class ControlNetEditor:
         self.config = config
         self.device = torch.device(device)
         self.dtype: torch.dtype = getattr(torch, config.dtype)
-        self.vae, self.text_encoder, self.unet, self.controlnet = (
+        # diffusers' annotations are unions that no caller can use without casts.
+        self.vae: Any = vae
+        self.text_encoder: Any = text_encoder
+        self.unet: Any = unet
+        self.controlnet: Any = controlnet
+        for model in (self.vae, self.text_encoder, self.unet, self.controlnet):
             model.to(device=self.device, dtype=self.dtype).eval().requires_grad_(False)
-            for model in (vae, text_encoder, unet, controlnet)
-        )
         self.tokenizer = tokenizer
         # Inversion needs timesteps that differ by a constant; "leading" is what DDIM was published with.
         settings = {"clip_sample": False, "timestep_spacing": "leading"}
-        self.scheduler = DDIMScheduler.from_config(scheduler.config, **settings)
-        self.inverse_scheduler = DDIMInverseScheduler.from_config(scheduler.config, **settings)
+        self.scheduler: Any = DDIMScheduler.from_config(scheduler.config, **settings)
+        self.inverse_scheduler: Any = DDIMInverseScheduler.from_config(scheduler.config, **settings)
         self.scheduler.set_timesteps(config.num_steps)
         self.inverse_scheduler.set_timesteps(config.num_steps)
         self.state = AttentionState()
@@ -215,7 +219,9 @@ class ControlNetEditor:
             settings = AttentionState(share_first=injected, source_first=injected)
             if targets is not None:
                 settings.edit_query = self._query_edit(targets)
-            prediction = self._guided_prediction(latents, step, prompts, controls, source if injected else None, settings)
+            prediction = self._guided_prediction(
+                latents, step, prompts, controls, source if injected else None, settings
+            )
         return self.scheduler.step(prediction, int(self.scheduler.timesteps[step]), latents).prev_sample
 
     @torch.no_grad()

@@ -37,9 +37,7 @@ def load_editor(config: EditorConfig, device: torch.device | str) -> ControlNetE
             f"editor.controlnet {control} reads text of width {controlnet.config.cross_attention_dim}, editor.model "
             f"{model} of width {unet.config.cross_attention_dim}; choose a ControlNet made for this model"
         )
-    return ControlNetEditor(
-        vae, text_encoder, tokenizer, unet, controlnet, scheduler, config, config.device or device
-    )
+    return ControlNetEditor(vae, text_encoder, tokenizer, unet, controlnet, scheduler, config, config.device or device)
 
 
 def _load(cls: Any, option: str, name: str, **kwargs: Any) -> Any:
@@ -48,7 +46,11 @@ def _load(cls: Any, option: str, name: str, **kwargs: Any) -> Any:
         return cls.from_pretrained(name, **kwargs)
     except (OSError, ValueError, KeyError) as error:
         part = kwargs.get("subfolder", "ControlNet")
-        where = f"the folder {name}" if Path(name).exists() else f"the model {name}, neither a local folder nor reached on the hub"
+        where = (
+            f"the folder {name}"
+            if Path(name).exists()
+            else f"the model {name}, neither a local folder nor reached on the hub"
+        )
         reason = str(error).strip().splitlines()[0]
         raise UserError(
             f"--pipeline.{option}: cannot load {part} from {where} ({reason}); give the path of a downloaded diffusers "

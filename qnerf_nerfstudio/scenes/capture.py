@@ -79,7 +79,7 @@ def focal_length(size: int) -> float:
 
 
 def _rings(count: int, offset: float, generator: torch.Generator) -> list[Tensor]:
-    """`count` cameras dealt out to the rings in turn, evenly in azimuth, with a little jitter of a hand-held capture."""
+    """`count` cameras dealt out to the rings in turn, evenly in azimuth, with the jitter of a hand-held capture."""
     cameras = []
     for index in range(count):
         jitter = torch.rand(3, generator=generator)

@@ -31,6 +31,7 @@ SKIN = ("brown", "pink", "orange", "yellow", "white")
 FLOORS = ("brown", "green", "grey", "blue", "red", "cyan")
 WALLS = ("white", "cyan", "grey", "pink", "yellow", "black")
 
+
 @dataclass(frozen=True)
 class Body:
     """Proportions (metres) and colours (names in COLOURS) of one figure, and of the room that it stands in."""

@@ -125,7 +125,12 @@ def _trace(
 
 
 def render(
-    body: Body, pose: Pose | None, c2w: Float[Tensor, "3 4"], focal: float, size: tuple[int, int], supersampling: int = 2
+    body: Body,
+    pose: Pose | None,
+    c2w: Float[Tensor, "3 4"],
+    focal: float,
+    size: tuple[int, int],
+    supersampling: int = 2,
 ) -> Frame:
     """Render the figure in its room.
 

@@ -80,13 +80,13 @@ def start_linear(codec: AutoencoderKL, images: Tensor) -> None:
     for module in codec.modules():
         if isinstance(module, ResnetBlock2D):
             nn.init.zeros_(module.conv2.weight)
-            nn.init.zeros_(module.conv2.bias)  # pyright: ignore[reportArgumentType]
+            nn.init.zeros_(module.conv2.bias)
             if isinstance(module.conv_shortcut, nn.Conv2d):
                 _pass_through(module.conv_shortcut, [1.0])
         elif isinstance(module, Downsample2D):
-            _pass_through(module.conv, [0.5, 0.5, 0.0])  # pyright: ignore[reportArgumentType]
+            _pass_through(module.conv, [0.5, 0.5, 0.0])
         elif isinstance(module, Upsample2D):
-            _pass_through(module.conv, [0.25, 0.5, 0.25])  # pyright: ignore[reportArgumentType]
+            _pass_through(module.conv, [0.25, 0.5, 0.25])
         elif isinstance(module, Attention):
             nn.init.zeros_(module.to_out[0].weight)
             nn.init.zeros_(module.to_out[0].bias)
@@ -166,10 +166,8 @@ def train_codec(config: TrainEditorConfig, console: Console) -> AutoencoderKL:
     return average
 
 
-def _batch(
-    pool: Pool, config: TrainEditorConfig, step: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Images in [-1, 1] and masks: crops of half the size at first, which buy four times the steps, whole at the end."""
+def _batch(pool: Pool, config: TrainEditorConfig, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Images in [-1, 1] and masks: half-size crops at first, which buy four times the steps, whole ones at the end."""
     whole = step >= 0.75 * config.codec_steps
     pairs = pool.sample(max(1, config.codec_batch // 2) if whole else config.codec_batch, generator)
     images = to_unit(torch.stack([pair.images[step % 2] for pair in pairs])) * 2 - 1

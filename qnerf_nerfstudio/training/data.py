@@ -44,9 +44,7 @@ def render_pair(index: int, size: int, with_room: bool = False) -> Pair:
     azimuth, elevation, distance, height = torch.rand(4, generator=generator).tolist()
     c2w = orbit_camera(360 * azimuth, 3 + 45 * elevation, 3.5 + 0.8 * distance, 0.95 + 0.1 * height)
     focal = focal_length(size)
-    views = Views(
-        c2w[None], torch.tensor([[focal, focal, size / 2, size / 2]]), torch.zeros(1, 6), (size, size)
-    )
+    views = Views(c2w[None], torch.tensor([[focal, focal, size / 2, size / 2]]), torch.zeros(1, 6), (size, size))
     frames = [render(body, pose, c2w, focal, (size, size)) for pose in poses]
     skeletons = [joints(body, pose) for pose in poses]
     bones = [bone for bone in OPENPOSE_BONES if bone[0] in skeletons[0] and bone[1] in skeletons[0]]

@@ -60,7 +60,12 @@ def build_parts(tokenizer: CLIPTokenizer) -> nn.ModuleDict:
 
 
 def predict(
-    parts: nn.ModuleDict, state: AttentionState, injected: bool, noisy: Tensor, timesteps: Tensor, text: Tensor,
+    parts: nn.ModuleDict,
+    state: AttentionState,
+    injected: bool,
+    noisy: Tensor,
+    timesteps: Tensor,
+    text: Tensor,
     controls: Tensor,
 ) -> Tensor:
     """UNet and ControlNet on a batch of [sources, targets], the sources' keys and values injected if asked."""
@@ -136,10 +141,10 @@ def train_denoiser(config: TrainEditorConfig, codec: AutoencoderKL, console: Con
     done = load_state(path, parts, average, optimizer)
     curve: list[tuple[int, float]] = json.loads(curve_path.read_text()) if done else []
     latents = LatentPool(codec.to(device), Pool(IMAGE_SIZE, config.pool))
-    latents.grow(min(config.pool, 256 + 2 * done))
+    latents.grow(min(config.pool, 256 + done))
     started, losses = time.monotonic(), []
     for step in range(done, config.denoiser_steps):
-        latents.grow(2)
+        latents.grow(1)
         generator = torch.Generator().manual_seed(config.seed * 104_729 + step)
         chosen = torch.randint(len(latents.latents), (config.denoiser_batch,), generator=generator).tolist()
         pairs = [latents.pool.pairs[i] for i in chosen]

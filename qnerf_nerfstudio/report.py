@@ -1,0 +1,140 @@
+"""Figures and contact sheets of runs on procedural captures, where the true edited views are known."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline
+from nerfstudio.utils.eval_utils import eval_setup
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from qnerf_nerfstudio.datamanager import dataset_to_scene
+from qnerf_nerfstudio.errors import UserError
+from qnerf_nerfstudio.scoring import psnr
+from qnerf_nerfstudio.store import load_images, write_json, write_png
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The true edited views of one split of a procedural capture."""
+
+    names: list[str]
+    """File names of the views."""
+    images: Float[Tensor, "V 3 H W"]
+    """The figure in its target pose."""
+    unions: Bool[Tensor, "V H W"]
+    """Union of the silhouettes in source and target pose."""
+    c2w: Float[Tensor, "V 3 4"]
+    """Cameras in the coordinates of transforms.json."""
+    meta: dict
+    """The camera's intrinsics, as in transforms.json."""
+
+
+def load_truth(data: Path, split: str) -> Truth:
+    """Read the truth of a procedural capture.
+
+    Raises:
+        UserError: `data` has no truth/transforms.json.
+    """
+    path = data / "truth/transforms.json"
+    if not path.exists():
+        raise UserError(f"{path} does not exist; only captures made by `qnerf demo-scene` know the true edited views")
+    meta = json.loads(path.read_text())
+    frames = [frame for frame in meta["frames"] if frame["split"] == split]
+
+    def masks(key: str) -> Tensor:
+        return torch.stack([image[..., 0] > 0.5 for image in load_images([path.parent / f[key] for f in frames])])
+
+    return Truth(
+        names=[Path(frame["file_path"]).name for frame in frames],
+        images=torch.stack(load_images([path.parent / f["file_path"] for f in frames])).movedim(-1, 1),
+        unions=masks("mask_path") | masks("source_mask_path"),
+        c2w=torch.tensor([frame["transform_matrix"][:3] for frame in frames]),
+        meta=meta,
+    )
+
+
+@torch.no_grad()
+def render_views(pipeline: VanillaPipeline, data: Path, truth: Truth) -> Float[Tensor, "V 3 H W"]:
+    """Render a pipeline's field in the cameras of `truth`."""
+    to_scene = dataset_to_scene(pipeline.datamanager.train_dataparser_outputs, data)  # pyright: ignore
+    scale = to_scene[:, :3].det() ** (1 / 3)
+    rotations = (to_scene[:, :3] / scale) @ truth.c2w[:, :, :3]
+    centres = truth.c2w[:, :, 3] @ to_scene[:, :3].T + to_scene[:, 3]
+    cameras = Cameras(
+        camera_to_worlds=torch.cat([rotations, centres[..., None]], dim=-1),
+        fx=truth.meta["fl_x"],
+        fy=truth.meta["fl_y"],
+        cx=truth.meta["cx"],
+        cy=truth.meta["cy"],
+        width=truth.meta["w"],
+        height=truth.meta["h"],
+    ).to(pipeline.device)
+    pipeline.eval()
+    images = [
+        pipeline.model.get_outputs_for_camera(cameras[index : index + 1])["rgb"].cpu() for index in range(len(cameras))
+    ]
+    return torch.stack(images).movedim(-1, 1)
+
+
+def score_run(run: Path, data: Path, unedited: Path | None, sheet: Path | None, console: Console) -> dict[str, float]:
+    """Score a finished run against the truth, print the figures and write them to score.json in the run's folder.
+
+    Args:
+        run: Folder of the run, the one with config.yml.
+        data: The procedural capture.
+        unedited: Folder of novel views rendered by a field of the unedited capture, to compare with.
+        sheet: Where to write a contact sheet.
+        console: Where to print.
+
+    Returns:
+        PSNR in dB inside the union of both silhouettes, means over views: of source photos, edited views, novel views
+        of the final field, and novel views of the unedited field.
+    """
+    captured, novel = load_truth(data, "train"), load_truth(data, "novel")
+    edited = torch.stack(load_images([run / "edit/images" / name for name in captured.names])).movedim(-1, 1)
+    photos = torch.stack(load_images([data / "images" / name for name in captured.names])).movedim(-1, 1)
+    _, pipeline, _, _ = eval_setup(run / "config.yml", test_mode="inference")
+    assert isinstance(pipeline, VanillaPipeline)
+    rendered = render_views(pipeline, data, novel)
+    rows = {
+        "source photos": psnr(photos, captured.images, captured.unions),
+        "edited views": psnr(edited, captured.images, captured.unions),
+    }
+    columns = [rendered]
+    if unedited is not None:
+        before = torch.stack(load_images([unedited / name for name in novel.names])).movedim(-1, 1)
+        rows["novel views, unedited NeRF"] = psnr(before, novel.images, novel.unions)
+        columns.insert(0, before)
+    rows["novel views, edited NeRF"] = psnr(rendered, novel.images, novel.unions)
+    figures = {name: round(float(values.mean()), 3) for name, values in rows.items()}
+    table = Table("against the true edited views", "PSNR in the union of silhouettes, dB")
+    for name, value in figures.items():
+        table.add_row(name, f"{value:.2f}")
+    console.print(table)
+    write_json(run / "score.json", figures)
+    if sheet is not None:
+        controls = torch.stack(load_images([run / "edit/controls/target" / name for name in captured.names]))
+        _write_sheet(sheet, [photos, controls.movedim(-1, 1), edited, captured.images], [*columns, novel.images])
+        console.print(f"picture: {sheet}", soft_wrap=True)
+    return figures
+
+
+def _write_sheet(path: Path, captured: list[Tensor], novel: list[Tensor], columns: int = 6) -> None:
+    """Rows: photos, controls, edited views, truth; then novel views of the fields, and their truth."""
+    rows = [rows_of[_spread(len(rows_of), columns)] for rows_of in (*captured, *novel)]
+    size = rows[0].shape[-2:]
+    rows = [torch.nn.functional.interpolate(row, size) for row in rows]
+    gap = torch.ones(3, 6, size[1] * columns)
+    parts = [torch.cat(list(row), dim=-1) for row in rows]
+    image = torch.cat([*parts[: len(captured)], gap, *parts[len(captured) :]], dim=1)
+    write_png(path, torch.nn.functional.interpolate(image[None], scale_factor=1.5, mode="bicubic")[0].clamp(0, 1))
+
+
+def _spread(count: int, columns: int) -> list[int]:
+    return [round(i * (count - 1) / (columns - 1)) for i in range(columns)]

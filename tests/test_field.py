@@ -1,0 +1,131 @@
+"""The field, the model's losses, and the datamanager's targets."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.data.scene_box import SceneBox
+from nerfstudio.field_components.field_heads import FieldHeadNames
+
+from qnerf_nerfstudio.config import qnerf_edit_tiny
+from qnerf_nerfstudio.datamanager import QNerfDataManager
+from qnerf_nerfstudio.field import QNerfHeadNames
+from qnerf_nerfstudio.model import QNerfModel, QNerfModelConfig, query_loss
+
+
+@pytest.fixture
+def model() -> QNerfModel:
+    torch.manual_seed(0)
+    config = qnerf_edit_tiny.config.pipeline.model
+    assert isinstance(config, QNerfModelConfig)
+    box = SceneBox(torch.tensor([[-1.0, -1, -1], [1, 1, 1]]))
+    built = config.setup(scene_box=box, num_train_data=3, metadata={}, device="cpu")
+    assert isinstance(built, QNerfModel)
+    return built
+
+
+def rays(count: int = 7) -> RayBundle:
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=-1)
+    return RayBundle(
+        origins=torch.rand(count, 3, generator=generator) - 0.5,
+        directions=directions,
+        pixel_area=torch.full((count, 1), 1e-4),
+        camera_indices=torch.zeros(count, 1, dtype=torch.long),
+        nears=torch.full((count, 1), 0.05),
+        fars=torch.full((count, 1), 5.0),
+    )
+
+
+@torch.no_grad()
+def test_heads_after_compositing_equal_heads_per_sample(model: QNerfModel) -> None:
+    model.eval()
+    samples, _, _ = model.proposal_sampler(rays(), density_fns=model.density_fns)
+    outputs: dict = dict(model.field.forward(samples))
+    weights = samples.get_weights(outputs[FieldHeadNames.DENSITY])
+    per_sample = (weights * model.field.codes(outputs[QNerfHeadNames.FEATURES])).sum(-2)
+    composited = model.field.codes((weights * outputs[QNerfHeadNames.FEATURES]).sum(-2))
+    torch.testing.assert_close(composited, per_sample, atol=1e-6, rtol=1e-5)
+
+
+def test_queries_have_no_view_direction(model: QNerfModel) -> None:
+    model.eval()
+    bundle = rays()
+    samples, _, _ = model.proposal_sampler(bundle, density_fns=model.density_fns)
+    before: dict = dict(model.field.forward(samples))
+    # The same positions, seen from the other side.
+    frustums = samples.frustums
+    middle = (frustums.starts + frustums.ends) / 2
+    frustums.origins = frustums.origins + 2 * frustums.directions * middle
+    frustums.directions = -frustums.directions
+    after: dict = dict(model.field.forward(samples))
+    torch.testing.assert_close(after[QNerfHeadNames.FEATURES], before[QNerfHeadNames.FEATURES], atol=1e-4, rtol=1e-3)
+    assert (after[FieldHeadNames.RGB] - before[FieldHeadNames.RGB]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize(("objective", "pulls"), [("queries", True), ("rgb", False)])
+def test_only_the_queries_objective_lets_queries_shape_the_density(
+    model: QNerfModel, objective: str, pulls: bool
+) -> None:
+    model.train()
+    model.objective = objective
+    outputs = model.get_outputs(rays())
+    query_loss(outputs["queries"], torch.ones(7, 96), [48, 48]).backward()
+    assert model.field.query_head.weight.grad is not None
+    base = [p.grad for p in model.field.mlp_base.parameters() if p.grad is not None]
+    assert any(bool((grad != 0).any()) for grad in base) == pulls
+
+
+def test_stages_start_afresh_or_keep_the_geometry(model: QNerfModel) -> None:
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.5)
+    moved = {name: value.clone() for name, value in model.named_parameters()}
+    model.begin_stage(10, "queries", keep_geometry=True)
+    for name, value in model.named_parameters():
+        expected = before if name.startswith("field.query_head") else moved
+        assert torch.equal(value, expected[name]), name
+    model.begin_stage(20, "rgb", keep_geometry=False)
+    for name, value in model.named_parameters():
+        if name != "device_indicator_param":
+            assert torch.equal(value, before[name]), name
+    assert (model.objective, model.stage_start) == ("rgb", 20)
+
+
+def test_depth_loss_ignores_unknown_depths(model: QNerfModel) -> None:
+    model.train()
+    model.objective = "queries"
+    outputs = model.get_outputs(rays())
+    batch = {"image": torch.rand(7, 3), "depth": outputs["expected_depth"].detach().squeeze(-1)}
+    batch["depth"][3] = float("nan")
+    losses = model.get_loss_dict(outputs, batch, model.get_metrics_dict(outputs, batch))
+    assert losses["depth_loss"].item() == pytest.approx(0, abs=1e-6)
+    batch["depth"] = batch["depth"] * 2
+    losses = model.get_loss_dict(outputs, batch, model.get_metrics_dict(outputs, batch))
+    assert losses["depth_loss"].item() == pytest.approx(model.config.depth_loss_mult * 6 / 7 * 0.6931, rel=1e-3)
+
+
+@given(st.integers(1, 5), st.integers(1, 5))
+@settings(deadline=None, max_examples=20)
+def test_query_loss_is_the_sum_of_scaled_norms(first: int, second: int) -> None:
+    generator = torch.Generator().manual_seed(first * 7 + second)
+    a, b = (torch.randn(4, first + second, generator=generator) for _ in range(2))
+    expected = (a - b)[:, :first].norm(dim=-1) / first**0.5 + (a - b)[:, first:].norm(dim=-1) / second**0.5
+    torch.testing.assert_close(query_loss(a, b, [first, second]), expected.mean(), atol=1e-4, rtol=1e-4)
+
+
+def test_lookup_interpolates_between_cells() -> None:
+    class Camera:
+        height, width = 16, 32
+
+    manager = object.__new__(QNerfDataManager)
+    manager.train_dataset = type("Dataset", (), {"cameras": [Camera]})
+    ramp = torch.arange(8.0)[None, None, :, None].expand(2, 4, 8, 1)
+    indices = torch.tensor([[0, 8, 0], [1, 8, 13], [1, 3, 14], [0, 15, 31]])
+    values = manager._lookup(ramp, indices, interpolate=True).squeeze(-1)
+    expected = ((indices[:, 2] + 0.5) / 4 - 0.5).clamp(0, 7)
+    torch.testing.assert_close(values, expected)
+    nearest = manager._lookup(ramp, indices, interpolate=False).squeeze(-1)
+    torch.testing.assert_close(nearest, expected.round())

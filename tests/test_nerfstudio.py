@@ -1,0 +1,207 @@
+"""nerfstudio's own commands, run as a user runs them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from qnerf_nerfstudio.scenes import CaptureConfig, write_capture
+
+SCRIPTS = Path(sys.executable).parent
+SHORT = [
+    *("--pipeline.editor.num-steps", "6"),
+    *("--pipeline.tau", "2"),
+    *("--pipeline.fit-iterations", "6"),
+    *("--pipeline.final-iterations", "12"),
+    *("--vis", "tensorboard"),
+]
+
+
+def command(name: str, *arguments: object, good: bool = True, offline: bool = True) -> str:
+    """Run a command; its output. Nothing may reach for a model hub."""
+    environment = {**os.environ, "COLUMNS": "300", "TERM": "dumb"}
+    if offline:
+        environment["HF_HUB_OFFLINE"] = "1"
+    done = subprocess.run(
+        [str(SCRIPTS / name), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=600,
+        check=False,
+    )
+    output = done.stdout + done.stderr
+    assert (done.returncode == 0) == good, output[-4000:]
+    return output
+
+
+@pytest.fixture(scope="module")
+def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("capture") / "scene"
+    write_capture(out, CaptureConfig(seed=0, views=10, size=64))
+    return out
+
+
+def train(capture: Path, out: Path, *options: str) -> Path:
+    """A short edit; the run's folder."""
+    where = ["--output-dir", out, "--experiment-name", "e", "--timestamp", "t"]
+    command("ns-train", "qnerf-edit-tiny", "--data", capture, *where, *SHORT, *options)
+    return out / "e/qnerf-edit-tiny/t"
+
+
+@pytest.fixture(scope="module")
+def run(capture: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(capture, tmp_path_factory.mktemp("run"))
+
+
+def test_run_leaves_an_edited_dataset_and_its_state(run: Path, capture: Path) -> None:
+    edit = run / "edit"
+    meta = json.loads((edit / "transforms.json").read_text())
+    original = json.loads((capture / "transforms.json").read_text())
+    assert len(meta["frames"]) == 10
+    assert {key: meta[key] for key in ("fl_x", "cx", "w", "h")} == {
+        key: original[key] for key in ("fl_x", "cx", "w", "h")
+    }
+    for frame, before in zip(meta["frames"], original["frames"], strict=True):
+        assert frame["transform_matrix"] == before["transform_matrix"]
+        assert (edit / frame["file_path"]).read_bytes() != (capture / before["file_path"]).read_bytes()
+    assert (edit / "controls/target/frame_00001.png").exists()
+    manifest = json.loads((edit / "manifest.json").read_text())
+    assert manifest["training_views"] == 9
+    errors = json.loads((edit / "query_errors.json").read_text())
+    assert len(errors) == 2
+    assert all(len(views) == 10 for views in errors.values())
+    assert not list(edit.rglob("*.tmp"))
+
+
+def test_config_states_the_length_of_the_plan(run: Path) -> None:
+    config = yaml.load((run / "config.yml").read_text(), Loader=yaml.Loader)
+    # 10 views in chunks of 8 are 2 slices; 6 inversions, 6 edits and 2 + 1 look-aheads of them; 2 extractions, 2 fits.
+    assert config.max_num_iterations == 2 * (6 + 6 + 3 + 2 + 1) + 2 * 6 + 12
+    checkpoints = [path.name for path in (run / "nerfstudio_models").iterdir()]
+    assert checkpoints == [f"step-{config.max_num_iterations - 1:09d}.ckpt"]
+
+
+def test_stock_torch_load_reads_the_checkpoint(run: Path) -> None:
+    path = next((run / "nerfstudio_models").iterdir())
+    state = torch.load(path, weights_only=True)
+    assert not [name for name in state["pipeline"] if "unet" in name or "lpips" in name]
+    assert all(isinstance(rate, float) for each in state["schedulers"].values() for rate in each["_last_lr"])
+
+
+def test_same_seed_gives_the_same_edited_views(run: Path, capture: Path, tmp_path: Path) -> None:
+    again = train(capture, tmp_path)
+    images = sorted((run / "edit/images").iterdir())
+    assert len(images) == 10
+    for path in images:
+        assert path.read_bytes() == (again / "edit/images" / path.name).read_bytes()
+
+
+NO_DIFFUSION = """
+import sys, runpy
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("diffusers", "qnerf_nerfstudio.editor.editor"):
+            raise ImportError(f"{name} must not be loaded here")
+sys.meta_path.insert(0, Refuse())
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def without_diffusion(name: str, *arguments: object) -> str:
+    """Run a command in a process where diffusers cannot be imported."""
+    done = subprocess.run(
+        [sys.executable, "-c", NO_DIFFUSION, str(SCRIPTS / name), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "300"},
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    return done.stdout + done.stderr
+
+
+def test_eval_compares_with_the_edited_views(run: Path, tmp_path: Path) -> None:
+    without_diffusion("ns-eval", "--load-config", run / "config.yml", "--output-path", tmp_path / "eval.json")
+    results = json.loads((tmp_path / "eval.json").read_text())["results"]
+    assert results["psnr"] > 5
+    # The same checkpoint scores differently where the photos take the edited views' place.
+    images = run / "edit/images"
+    images.rename(run / "edit/hidden")
+    try:
+        without_diffusion("ns-eval", "--load-config", run / "config.yml", "--output-path", tmp_path / "photos.json")
+    finally:
+        (run / "edit/hidden").rename(images)
+    photos = json.loads((tmp_path / "photos.json").read_text())["results"]
+    assert abs(photos["psnr"] - results["psnr"]) > 1e-3
+
+
+def test_render_makes_a_video(run: Path, tmp_path: Path) -> None:
+    video = tmp_path / "video.mp4"
+    options = ["--output-path", video, "--interpolation-steps", "2", "--rendered-output-names", "rgb", "queries"]
+    without_diffusion("ns-render", "interpolate", "--load-config", run / "config.yml", *options)
+    assert video.stat().st_size > 500
+
+
+def test_export_makes_a_point_cloud(run: Path, tmp_path: Path) -> None:
+    options = ["--num-points", "500", "--remove-outliers", "False", "--normal-method", "open3d"]
+    options += ["--num-rays-per-batch", "1024"]
+    without_diffusion("ns-export", "pointcloud", "--load-config", run / "config.yml", "--output-dir", tmp_path, *options)
+    assert (tmp_path / "point_cloud.ply").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("module", ["diffusers", "transformers"])
+def test_help_stays_light(module: str) -> None:
+    """The plugin adds no heavy import to a `ns-*` command (nerfstudio itself may)."""
+    script = (
+        "import sys\n"
+        "import nerfstudio.configs.method_configs\n"
+        "names = nerfstudio.configs.method_configs.all_methods\n"
+        "assert {'qnerf-edit', 'qnerf-edit-small', 'qnerf-edit-tiny'} <= set(names)\n"
+        f"assert '{module}' not in sys.modules, '{module} is imported'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_help_lists_the_settings() -> None:
+    text = command("ns-train", "qnerf-edit-tiny", "--help")
+    for option in ("--pipeline.tau", "--pipeline.editor.num-steps", "--pipeline.consolidation", "--pipeline.edit"):
+        assert option in text
+
+
+def mistakes(capture: Path) -> list[tuple[list[str], str]]:
+    no_edit = ["--pipeline.edit", str(capture / "nowhere.json")]
+    unknown = capture.parent / "unknown.json"
+    document = json.loads((capture / "edit.json").read_text())
+    document["control"]["target"]["r_ellbow"] = document["control"]["target"].pop("r_elbow")
+    unknown.write_text(json.dumps(document))
+    images = capture.parent / "images.json"
+    (capture.parent / "some").mkdir(exist_ok=True)
+    document["control"] = {"type": "images", "source": "some", "target": "some"}
+    images.write_text(json.dumps(document))
+    return [
+        (no_edit, "nowhere.json does not exist"),
+        (["--pipeline.edit", str(unknown)], "joint 'r_elbow' is missing in target (did you mean 'r_ellbow'?)"),
+        (["--pipeline.edit", str(images)], "has 0 images for 10 photos"),
+        (["--pipeline.editor.model", "nobody/nothing"], "--pipeline.editor.model: cannot load"),
+        (["--prompt", " "], "--prompt is empty"),
+        (["--pipeline.tau", "99"], "tau is 99; expected 1 to num_steps (20)"),
+        (["--max-num-iterations", "7"], "--max-num-iterations is 7"),
+    ]
+
+
+@pytest.mark.parametrize("number", range(7))
+def test_mistakes_are_told_in_one_sentence(capture: Path, tmp_path: Path, number: int) -> None:
+    options, words = mistakes(capture)[number]
+    where = ["--output-dir", tmp_path, "--vis", "tensorboard"]
+    text = command("ns-train", "qnerf-edit-tiny", "--data", capture, *where, *options, good=False)
+    assert words in text
+    assert "Traceback" not in text
+    assert not list(tmp_path.rglob("*.safetensors"))
