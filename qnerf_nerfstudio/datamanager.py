@@ -126,7 +126,7 @@ class QNerfDataManager(VanillaDataManager[EditedDataset]):
         for index in indices:
             held_out = index >= self.num_train
             dataset = self.eval_dataset if held_out else self.train_dataset
-            image = InputDataset.get_image_float32(dataset, index - self.num_train if held_out else index)
+            image = dataset.get_image_float32(index - self.num_train if held_out else index)
             images.append(_resample(image[..., :3].movedim(-1, 0), size))
         return torch.stack(images)
 

@@ -1,11 +1,14 @@
 """`qnerf demo`: everything from a capture to a video and figures, with nerfstudio's own commands."""
 
 import copy
+import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import imageio_ffmpeg
 from nerfstudio.configs.base_config import LoggingConfig
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
@@ -41,7 +44,8 @@ def run_demo(out: Path, seed: int, console: Console) -> None:
     console.rule("3. a video: ns-render interpolate")
     video = out / "edited.mp4"
     config = ["--load-config", run / "config.yml", "--output-path", video]
-    _command("ns-render", "interpolate", *config, "--pose-source", "train", "--interpolation-steps", "2")
+    path = ["--pose-source", "train", "--interpolation-steps", "1", "--frame-rate", "8", "--order-poses", "True"]
+    _command("ns-render", "interpolate", *config, *path, environment=environment_with_ffmpeg(out))
     console.rule("4. for comparison: the same field on the unedited capture")
     _train_unedited(data, out)
     console.rule("5. figures")
@@ -57,9 +61,23 @@ def run_demo(out: Path, seed: int, console: Console) -> None:
     )
 
 
-def _command(name: str, *arguments: object) -> None:
+def environment_with_ffmpeg(folder: Path) -> dict[str, str]:
+    """The environment for ns-render: where no ffmpeg is installed, the one that comes with imageio-ffmpeg.
+
+    Args:
+        folder: Gets a link to that binary.
+    """
+    if shutil.which("ffmpeg") is not None:
+        return dict(os.environ)
+    link = folder.absolute() / "ffmpeg"
+    if not link.exists():
+        link.symlink_to(imageio_ffmpeg.get_ffmpeg_exe())
+    return {**os.environ, "PATH": f"{link.parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def _command(name: str, *arguments: object, environment: dict[str, str] | None = None) -> None:
     """Run one of nerfstudio's commands as a user would."""
-    subprocess.run([str(SCRIPTS / name), *map(str, arguments)], check=True)
+    subprocess.run([str(SCRIPTS / name), *map(str, arguments)], check=True, env=environment)
 
 
 def _train_unedited(data: Path, out: Path) -> None:

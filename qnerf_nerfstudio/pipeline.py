@@ -165,6 +165,7 @@ class QNerfPipeline(VanillaPipeline):
             )
         except ValueError as error:
             raise UserError(f"--pipeline.{error}") from error
+        self._check_folder(trainer, self._plan)
         editor = load_editor(config.editor, self.device)
         layers = len(editor.layer_names)
         code_width = config.model.query_width // layers
@@ -215,6 +216,21 @@ class QNerfPipeline(VanillaPipeline):
             markup=False,
         )
 
+    def _check_folder(self, trainer: Trainer, plan: Plan) -> None:
+        """Refuse to mix two edits in one folder."""
+        path = self._store.root / "manifest.json"
+        resumed = trainer._start_step > 0
+        if path.exists() and not resumed:
+            raise UserError(
+                f"{self._store.root} already holds an edit; go on with it by --load-dir {trainer.checkpoint_dir}, or "
+                f"start another one under another --timestamp"
+            )
+        if resumed and (not path.exists() or json.loads(path.read_text())["plan"] != plan.hash):
+            raise UserError(
+                f"--load-dir: {self._store.root} holds no edit with this plan ({plan.hash}); resume with the settings, "
+                f"--output-dir, --experiment-name and --timestamp of the run that was stopped"
+            )
+
     def _set_length(self, trainer: Trainer, plan: Plan) -> None:
         """Set the number of training steps from the plan, and write it and the edited views' folder into config.yml."""
         asked = trainer.config.max_num_iterations
@@ -251,7 +267,9 @@ class QNerfPipeline(VanillaPipeline):
         elif item.task == Task.LOOK_AHEAD:
             runner.look_ahead(item)
         elif item.task == Task.EXTRACT:
-            self._write_views(f"previews/{item.interval}", item.chunk, runner.extract(item))
+            previews = runner.extract(item)
+            if previews is not None:
+                self._write_views(f"previews/{item.interval}", item.chunk, previews)
         elif item.task == Task.DECODE:
             self._write_views("images", item.chunk, runner.decode(item))
             if item.last:

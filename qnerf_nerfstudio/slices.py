@@ -91,8 +91,14 @@ class SliceRunner:
             targets,
         )
 
-    def extract(self, item: Slice) -> Float[Tensor, "V 3 H W"]:
-        """Extract the raw query maps of a chunk; after the last one, code all of them. Returns the previews."""
+    def extract(self, item: Slice) -> Float[Tensor, "V 3 H W"] | None:
+        """Extract the raw query maps of a chunk; after the last one, code all of them.
+
+        Returns:
+            Previews of the edited views, None where a run that resumes finds the interval's codes done.
+        """
+        if self.store.has(f"queries/{item.interval}/codec"):
+            return None
         extraction = self.editor.extract(
             self._ahead(item),
             item.index,
@@ -118,14 +124,14 @@ class SliceRunner:
             if training:
                 fit.add({name: raw[name][:training].float() for name in self.editor.layer_names})
         codec = fit.codec()
-        self.store.save(f"queries/{interval}/codec", codec.tensors())
         for chunk in range(self.plan.chunks):
             raw = self.store.load(f"queries/raw-{interval}/{chunk:03d}")
             maps = {name: queries.float() for name, queries in raw.items()}
             codes = {name: code.half() for name, code in codec.encode(maps).items()}
             self.store.save(f"queries/{interval}/codes-{chunk:03d}", codes)
+        # The codec comes last: where it exists, the interval's codes are complete.
+        self.store.save(f"queries/{interval}/codec", codec.tensors())
         self.store.discard(f"queries/raw-{interval}")
-        self.store.discard(f"latents/ahead-{interval}")
 
     def decode(self, item: Slice) -> Float[Tensor, "V 3 H W"]:
         """The finished edited views of a chunk."""

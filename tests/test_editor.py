@@ -117,7 +117,20 @@ def test_guidance_step_has_the_stated_length(tmp_path: Path) -> None:
     targets = targets_of(editor, inputs(seed=9)[0], controls, 4)
     moved = editor._guide(latents, 4, prompts(editor), controls, None, targets)
     lengths = (moved - latents).flatten(1).norm(dim=1) / latents.flatten(1).norm(dim=1)
-    torch.testing.assert_close(lengths, torch.full_like(lengths, 0.03), atol=1e-5, rtol=1e-4)
+    with torch.no_grad():
+        distance = editor.query_distance(latents, 4, prompts(editor), controls, None, targets)
+    expected = 0.03 * (distance / len(targets.codec.layers)).clamp_max(1)
+    torch.testing.assert_close(lengths, expected, atol=1e-5, rtol=1e-4)
+    assert (expected < 0.03).any() or (distance >= len(targets.codec.layers)).all()
+
+
+@torch.no_grad()
+def test_guidance_leaves_views_alone_that_agree_already(tmp_path: Path) -> None:
+    editor = make_editor(tmp_path, guidance_strength=0.05)
+    latents, controls = inputs()
+    targets = targets_of(editor, latents, controls, 4)
+    moved = editor._guide(latents, 4, prompts(editor), controls, None, targets)
+    torch.testing.assert_close(moved, latents, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()

@@ -4,11 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+
+from qnerf_nerfstudio.demo import environment_with_ffmpeg
 from qnerf_nerfstudio.scenes import CaptureConfig, write_capture
 
 SCRIPTS = Path(sys.executable).parent
@@ -119,7 +122,7 @@ def without_diffusion(name: str, *arguments: object) -> str:
         [sys.executable, "-c", NO_DIFFUSION, str(SCRIPTS / name), *map(str, arguments)],
         capture_output=True,
         text=True,
-        env={**os.environ, "COLUMNS": "300"},
+        env={**environment_with_ffmpeg(Path(tempfile.mkdtemp())), "COLUMNS": "300"},
         timeout=600,
         check=False,
     )
@@ -152,7 +155,9 @@ def test_render_makes_a_video(run: Path, tmp_path: Path) -> None:
 def test_export_makes_a_point_cloud(run: Path, tmp_path: Path) -> None:
     options = ["--num-points", "500", "--remove-outliers", "False", "--normal-method", "open3d"]
     options += ["--num-rays-per-batch", "1024"]
-    without_diffusion("ns-export", "pointcloud", "--load-config", run / "config.yml", "--output-dir", tmp_path, *options)
+    without_diffusion(
+        "ns-export", "pointcloud", "--load-config", run / "config.yml", "--output-dir", tmp_path, *options
+    )
     assert (tmp_path / "point_cloud.ply").stat().st_size > 1000
 
 

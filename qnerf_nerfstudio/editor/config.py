@@ -41,7 +41,8 @@ class EditorConfig:
     """How rendered queries enter: a gradient step on the latents (the paper's), mixed into the queries, or in their
     place."""
     guidance_strength: float = 0.05
-    """Step length of guidance, alpha, as a share of the latents' norm."""
+    """Step length of guidance, alpha, as a share of the latents' norm where queries are one standard deviation off;
+    it shrinks with that difference."""
     blend_weight: float = 0.5
     """Share of the rendered queries in "blend"."""
 

@@ -269,13 +269,19 @@ class ControlNetEditor:
         keys_values: KeysValues | None,
         targets: QueryTargets,
     ) -> Latents:
-        """Move the latents against the gradient of the query distance by a fixed share of their norm, view by view."""
+        """Move each view's latents against the gradient of its query distance.
+
+        The step is alpha times the latents' norm where queries differ from their targets by one standard deviation,
+        and shrinks with that difference, so that views which agree already are left alone.
+        """
         with torch.enable_grad():
             variable = latents.detach().requires_grad_(True)
             distance = self.query_distance(variable, step, prompts, controls, keys_values, targets)
             (gradient,) = torch.autograd.grad(distance.sum(), variable)
+        difference = distance.detach() / len(targets.codec.layers)
         norms = latents.flatten(1).norm(dim=1) / gradient.flatten(1).norm(dim=1).clamp_min(1e-12)
-        return latents - self.config.guidance_strength * norms[:, None, None, None] * gradient
+        lengths = self.config.guidance_strength * difference.clamp_max(1) * norms
+        return latents - lengths[:, None, None, None] * gradient
 
     def _source_keys_values(self, source: SourceBranch, step: int, prompts: Prompts) -> KeysValues:
         """Keys and values of the source branch, to be replayed in the passes of a guided step."""
