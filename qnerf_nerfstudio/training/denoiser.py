@@ -30,6 +30,9 @@ from qnerf_nerfstudio.training.models import (
 
 FIGURE_WEIGHT = 3.0
 """Latents of the figure (either pose) count this much more than the room's."""
+MISLED = 0.5
+"""Share of the pairs with the same noise whose target is seen as its source, at timesteps from MISLED_FROM on."""
+MISLED_FROM = 700
 SHARED_NOISE = 0.6
 """Share of the pairs whose two images get the same noise, as an edit starts from its source view's inverted noise."""
 
@@ -121,6 +124,14 @@ def training_loss(
     injected = bool(torch.rand((), generator=generator) < config.injected)
     noisy = scheduler.add_noise(clean, noise, timesteps)
     target = scheduler.get_velocity(clean, noise, timesteps)
+    # An edit starts from noise that its source view was inverted to, which still holds a little of the source. So at
+    # high noise some targets are seen as their source's noisy latents, and have to be told from the control alone.
+    misled = shared & (timesteps[:count].cpu() >= MISLED_FROM) & (torch.rand(count, generator=generator) < MISLED)
+    signal = scheduler.alphas_cumprod[timesteps[:count].cpu()].sqrt().to(device)[:, None, None, None]
+    towards_target = (signal * noisy[:count] - clean[count:]) / (1 - signal.square()).sqrt()
+    chosen = misled.to(device)[:, None, None, None]
+    noisy = torch.cat([noisy[:count], torch.where(chosen, noisy[:count], noisy[count:])])
+    target = torch.cat([target[:count], torch.where(chosen, towards_target, target[count:])])
     error = predict(parts, state, injected, noisy, timesteps, text, controls) - target
     weight = weight.repeat(2, 1, 1, 1)
     return (weight * error.square()).mean() / weight.mean()
@@ -156,7 +167,7 @@ def train_denoiser(config: TrainEditorConfig, codec: AutoencoderKL, console: Con
         torch.nn.utils.clip_grad_norm_(parts.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        update_average(average, parts, step, decay=0.998)
+        update_average(average, parts, step, decay=0.99)
         losses.append(loss.item())
         if (step + 1) % config.report_every == 0 or step + 1 == config.denoiser_steps:
             curve.append((step + 1, sum(losses) / len(losses)))
