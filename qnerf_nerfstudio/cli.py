@@ -66,8 +66,8 @@ class Demo:
 
     out: tyro.conf.Positional[Path] = Path("demo")
     """New folder for everything that the demo makes."""
-    seed: int = 0
-    """Seed of the capture."""
+    seed: int = 2
+    """Seed of the capture. The default is a figure that stands out clearly from its room."""
 
     def run(self, console: Console) -> None:
         """Run the demo."""

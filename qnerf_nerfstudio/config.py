@@ -82,7 +82,7 @@ _tiny.mixed_precision = False
 _tiny.viewer = ViewerConfig(num_rays_per_chunk=1 << 12, websocket_host="127.0.0.1", max_num_display_images=64)
 _tiny.pipeline = QNerfPipelineConfig(
     datamanager=QNerfDataManagerConfig(
-        dataparser=NerfstudioDataParserConfig(), train_num_rays_per_batch=1024, eval_num_rays_per_batch=1024
+        dataparser=NerfstudioDataParserConfig(), train_num_rays_per_batch=512, eval_num_rays_per_batch=512
     ),
     model=QNerfModelConfig(
         eval_num_rays_per_chunk=1 << 12,
@@ -113,8 +113,8 @@ _tiny.pipeline = QNerfPipelineConfig(
     ),
     tau=4,
     chunk=8,
-    fit_iterations=150,
-    final_iterations=1000,
+    fit_iterations=100,
+    final_iterations=800,
 )
 
 qnerf_edit = MethodSpecification(

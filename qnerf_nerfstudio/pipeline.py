@@ -305,7 +305,9 @@ class QNerfPipeline(VanillaPipeline):
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            self.datamanager.setup_eval()
+            if len(self.datamanager.eval_dataset) > 0:
+                # The held-out photos were cached when the run began; now their edited views count.
+                self.datamanager.setup_eval()
 
     def _resets(self) -> list[int]:
         """Training steps at which optimizers start afresh."""
@@ -378,22 +380,23 @@ class QNerfPipeline(VanillaPipeline):
                 name: F.adaptive_avg_pool2d(code.movedim(-1, 1), codec.layers[name].size).movedim(1, -1)
                 for name, code in split.items()
             }
-            self._store.save(key, codes)
-            self._note_error(fitted, item.chunk, codes, load_codes(self._store, fitted, item.chunk))
+            errors = _relative_errors(codes, load_codes(self._store, fitted, item.chunk))
+            self._note_errors(fitted, item.chunk, errors)
+            # The share of the variance of a view's own queries that the field explains.
+            self._store.save(key, {**codes, "confidence": (1 - errors.square()).clamp_min(0)})
         device = self._runner.editor.device
-        return QueryTargets(codec.to(device), {n: c.to(device) for n, c in self._store.load(key).items()})
+        codes = {name: code.to(device) for name, code in self._store.load(key).items()}
+        confidence = codes.pop("confidence")
+        return QueryTargets(codec.to(device), codes, confidence)
 
-    def _note_error(self, fitted: int, chunk: int, rendered: dict[str, Tensor], extracted: dict[str, Tensor]) -> None:
-        """Keep how far rendered codes are from extracted ones, relative to the extracted codes' norm, view by view."""
+    def _note_errors(self, fitted: int, chunk: int, relative: Float[Tensor, "V"]) -> None:
+        """Keep the relative errors of rendered codes in query_errors.json, by fit and view."""
         assert self._plan is not None
         path = self._store.root / "query_errors.json"
         errors: dict[str, dict[str, float]] = json.loads(path.read_text()) if path.exists() else {}
-        squared = sum((rendered[name] - code).square().mean(dim=(1, 2)).sum(-1) for name, code in extracted.items())
-        norm = sum(code.square().mean(dim=(1, 2)).sum(-1) for code in extracted.values())
-        assert isinstance(squared, Tensor) and isinstance(norm, Tensor)
         names = [self.datamanager.filenames[view].name for view in self._plan.views_of(chunk)]
-        relative = (squared / norm).sqrt().tolist()
-        errors.setdefault(str(fitted), {}).update(zip(names, (round(value, 4) for value in relative), strict=True))
+        rounded = [round(value, 4) for value in relative.tolist()]
+        errors.setdefault(str(fitted), {}).update(zip(names, rounded, strict=True))
         write_json(path, errors)
 
     @torch.no_grad()
@@ -464,6 +467,13 @@ def _describe(stage: Stage) -> str:
         Task.FINAL: "final field on the edited views",
     }
     return words[stage.task]
+
+
+def _relative_errors(rendered: dict[str, Tensor], extracted: dict[str, Tensor]) -> Float[Tensor, "V"]:
+    """Distance of rendered codes from extracted ones, relative to the norm of the extracted ones, view by view."""
+    squared = [(rendered[name] - code).square().mean(dim=(1, 2)).sum(-1) for name, code in extracted.items()]
+    norms = [code.square().mean(dim=(1, 2)).sum(-1) for code in extracted.values()]
+    return (torch.stack(squared).sum(0) / torch.stack(norms).sum(0)).sqrt()
 
 
 def _changed(source: Float[Tensor, "V 3 H W"], target: Float[Tensor, "V 3 H W"]) -> Tensor:

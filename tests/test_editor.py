@@ -94,7 +94,7 @@ def targets_of(editor: ControlNetEditor, latents: torch.Tensor, controls: torch.
     fit = CodecFit(6)
     fit.add(extraction.queries)
     codec = fit.codec()
-    return QueryTargets(codec, codec.encode(extraction.queries))
+    return QueryTargets(codec, codec.encode(extraction.queries), torch.ones(len(latents)))
 
 
 def test_guidance_lowers_the_query_distance_monotonically(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from qnerf_nerfstudio.scenes import CaptureConfig, write_capture
 SCRIPTS = Path(sys.executable).parent
 SHORT = [
     *("--pipeline.editor.num-steps", "6"),
+    *("--pipeline.editor.resolution", "64"),
+    *("--pipeline.datamanager.train-num-rays-per-batch", "256"),
     *("--pipeline.tau", "2"),
     *("--pipeline.fit-iterations", "6"),
     *("--pipeline.final-iterations", "12"),

@@ -48,7 +48,7 @@ def edit_identically(data: Path, control: dict, out: Path) -> Path:
     document = {"prompt": "a photo of a statue", "source_prompt": "a photo of a statue", "control": control}
     (data / "edit.json").write_text(json.dumps(document))
     where = ["--output-dir", out, "--experiment-name", "e", "--timestamp", "t", "--vis", "tensorboard"]
-    short = ["--pipeline.fit-iterations", "30", "--pipeline.final-iterations", "40", "--pipeline.tau", "5"]
+    short = ["--pipeline.fit-iterations", "20", "--pipeline.final-iterations", "30"]
     command("ns-train", "qnerf-edit-tiny", "--data", data, *where, *short)
     return out / "e/qnerf-edit-tiny/t"
 
@@ -63,7 +63,7 @@ def likeness(data: Path, run: Path) -> float:
 
 def test_bear_is_kept_by_an_identical_skeleton(tmp_path: Path) -> None:
     data = tmp_path / "bear"
-    meta = subset("bear", data, 8)
+    meta = subset("bear", data, 6)
     # A skeleton in front of the cameras: where their optical axes meet.
     c2w = torch.tensor([frame["transform_matrix"] for frame in meta["frames"]])
     origins, axes = c2w[:, :3, 3], -c2w[:, :3, 2]
@@ -86,7 +86,7 @@ def test_bear_is_kept_by_an_identical_skeleton(tmp_path: Path) -> None:
 
 def test_dinosaur_is_kept_by_identical_control_images(tmp_path: Path) -> None:
     data = tmp_path / "dinosaur"
-    subset("dinosaur", data, 8)
+    subset("dinosaur", data, 6)
     (data / "controls").mkdir()
     for photo in (data / "images").iterdir():
         with Image.open(photo) as image:

@@ -14,6 +14,9 @@ from qnerf_nerfstudio.editor.attention import AttentionState, KeysValues, attent
 from qnerf_nerfstudio.editor.config import EditorConfig
 from qnerf_nerfstudio.queries import QueryCodec, QueryMaps
 
+GRADIENT_SCALE = 2.0**10
+"""Half precision would lose small gradients; only their direction is used, so the scale cancels."""
+
 Images = Float[Tensor, "V 3 H W"]
 Latents = Float[Tensor, "V C h w"]
 TextStates = Float[Tensor, "1 L D"]
@@ -49,6 +52,8 @@ class QueryTargets:
     """The code that they are stated in."""
     codes: dict[str, Float[Tensor, "V H W K"]]
     """Rendered codes by layer."""
+    confidence: Float[Tensor, "V"]
+    """How far each view is to be trusted to its targets, 0 to 1; scales the steps of guidance."""
 
 
 @dataclass(frozen=True)
@@ -272,15 +277,16 @@ class ControlNetEditor:
         """Move each view's latents against the gradient of its query distance.
 
         The step is alpha times the latents' norm where queries differ from their targets by one standard deviation,
-        and shrinks with that difference, so that views which agree already are left alone.
+        and shrinks with that difference and with the confidence in the targets, so that views which agree already, and
+        views that the field has not learned yet, are left alone.
         """
         with torch.enable_grad():
             variable = latents.detach().requires_grad_(True)
             distance = self.query_distance(variable, step, prompts, controls, keys_values, targets)
-            (gradient,) = torch.autograd.grad(distance.sum(), variable)
+            (gradient,) = torch.autograd.grad(GRADIENT_SCALE * distance.sum(), variable)
         difference = distance.detach() / len(targets.codec.layers)
         norms = latents.flatten(1).norm(dim=1) / gradient.flatten(1).norm(dim=1).clamp_min(1e-12)
-        lengths = self.config.guidance_strength * difference.clamp_max(1) * norms
+        lengths = self.config.guidance_strength * targets.confidence * difference.clamp_max(1) * norms
         return latents - lengths[:, None, None, None] * gradient
 
     def _source_keys_values(self, source: SourceBranch, step: int, prompts: Prompts) -> KeysValues:
