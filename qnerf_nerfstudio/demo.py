@@ -47,7 +47,7 @@ def run_demo(out: Path, seed: int, console: Console) -> None:
     path = ["--pose-source", "train", "--interpolation-steps", "1", "--frame-rate", "8", "--order-poses", "True"]
     _command("ns-render", "interpolate", *config, *path, environment=environment_with_ffmpeg(out))
     console.rule("4. for comparison: the same field on the unedited capture")
-    _train_unedited(data, out)
+    train_unedited(data, out)
     console.rule("5. figures")
     figures = score_run(run, data, out / "unedited", out / "sheet.png", console)
     gain = figures["novel views, edited NeRF"] - figures["novel views, unedited NeRF"]
@@ -80,7 +80,7 @@ def _command(name: str, *arguments: object, environment: dict[str, str] | None =
     subprocess.run([str(SCRIPTS / name), *map(str, arguments)], check=True, env=environment)
 
 
-def _train_unedited(data: Path, out: Path) -> None:
+def train_unedited(data: Path, out: Path) -> None:
     """Train the final field's model on the photos themselves, and render the novel views of the truth."""
     edit = copy.deepcopy(qnerf_edit_tiny.config)
     assert isinstance(edit.pipeline, QNerfPipelineConfig)

@@ -11,8 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
+from rich.console import Console
 
-from qnerf_nerfstudio.demo import environment_with_ffmpeg
+from qnerf_nerfstudio.config import qnerf_edit_tiny
+from qnerf_nerfstudio.demo import environment_with_ffmpeg, train_unedited
+from qnerf_nerfstudio.report import score_run
 from qnerf_nerfstudio.scenes import CaptureConfig, write_capture
 
 SCRIPTS = Path(sys.executable).parent
@@ -217,3 +221,17 @@ def test_mistakes_are_told_in_one_sentence(capture: Path, tmp_path: Path, number
     assert words in text
     assert "Traceback" not in text
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_score_compares_with_the_truth_and_an_unedited_field(
+    run: Path, capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qnerf_edit_tiny.config.pipeline, "final_iterations", 3)
+    train_unedited(capture, tmp_path)
+    sheet = tmp_path / "sheet.png"
+    figures = score_run(run, capture, tmp_path / "unedited", sheet, Console(quiet=True))
+    assert len(figures) == 4
+    assert all(3 < value < 40 for value in figures.values()), figures
+    assert json.loads((run / "score.json").read_text()) == figures
+    with Image.open(sheet) as picture:
+        assert picture.width > 6 * 64
