@@ -146,9 +146,6 @@ class QNerfPipeline(VanillaPipeline):
         from qnerf_nerfstudio.slices import Prompts, SliceRunner
 
         config = self.config
-        if torch.device(self.device).type == "cpu":
-            # The hash grid's gradients are summed by several threads; the same seed is to give the same run.
-            torch.use_deterministic_algorithms(True, warn_only=True)
         self._trainer = trainer
         self._store = EditStore(trainer.base_dir / "edit")
         views = self.datamanager.views()

@@ -82,7 +82,8 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 def build_tokenizer(folder: Path) -> CLIPTokenizer:
     """Write a CLIP tokenizer to `folder` and load it: all ASCII letters, and one token for each word of the captions.
 
-    Words that no caption uses are spelt letter by letter, so any prompt can be read.
+    Words that no caption uses are spelt in pieces, so any prompt can be read (so is "short", whose letters are claimed
+    by the merges of "orange" first).
     """
     caption = Body(hat="red", sleeves="short").caption() + " " + Body().caption()
     words = sorted(set(re.findall(r"[a-z]+", caption)) | set(COLOURS))
