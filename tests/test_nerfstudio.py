@@ -31,12 +31,10 @@ SHORT = [
 ]
 
 
-def command(name: str, *arguments: object, good: bool = True, offline: bool = True) -> str:
+def command(name: str, *arguments: object, good: bool = True) -> str:
     """Run a command; its output. Nothing may reach for a model hub."""
     # With several threads the hash grid's gradients are summed in any order, and runs differ in the last bits.
-    environment = {**os.environ, "COLUMNS": "300", "TERM": "dumb", "OMP_NUM_THREADS": "1"}
-    if offline:
-        environment["HF_HUB_OFFLINE"] = "1"
+    environment = {**os.environ, "COLUMNS": "300", "TERM": "dumb", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [str(SCRIPTS / name), *map(str, arguments)],
         capture_output=True,

@@ -80,10 +80,10 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def build_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Write a CLIP tokenizer to `folder` and load it: all ASCII letters, and one token for each word of the captions.
+    """Write a CLIP tokenizer to `folder` and load it: all ASCII letters, and merges towards the words of the captions.
 
-    Words that no caption uses are spelt in pieces, so any prompt can be read (so is "short", whose letters are claimed
-    by the merges of "orange" first).
+    Any prompt can be read: other words are spelt in pieces, and so are a few of the captions' own ("orange", "yellow"),
+    whose letters the merges of other words claim first.
     """
     caption = Body(hat="red", sleeves="short").caption() + " " + Body().caption()
     words = sorted(set(re.findall(r"[a-z]+", caption)) | set(COLOURS))
