@@ -4,7 +4,6 @@ import copy
 import gc
 import importlib.metadata
 import json
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float
-from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer
@@ -26,8 +24,10 @@ from torch.nn import functional as F
 
 from qnerf_nerfstudio.controls import Edit, control_images, load_edit
 from qnerf_nerfstudio.datamanager import QNerfDataManager, QNerfDataManagerConfig, dataset_to_scene
+from qnerf_nerfstudio.dataset import write_dataset
 from qnerf_nerfstudio.editor import EditorConfig
 from qnerf_nerfstudio.errors import UserError
+from qnerf_nerfstudio.grids import changed, relative_errors, render_codes, render_source_depths
 from qnerf_nerfstudio.model import QNerfModel, QNerfModelConfig
 from qnerf_nerfstudio.plan import Consolidation, Plan, PlanConfig, Slice, Stage, Task
 from qnerf_nerfstudio.store import EditStore, load_images, write_json, write_png
@@ -35,9 +35,6 @@ from qnerf_nerfstudio.store import EditStore, load_images, write_json, write_png
 if TYPE_CHECKING:
     from qnerf_nerfstudio.editor.editor import QueryTargets
     from qnerf_nerfstudio.slices import SliceRunner
-
-SOURCE_DEPTH_SIZE = 32
-"""Cells along the shorter side of the source depth maps that supervise a fit."""
 
 
 @dataclass
@@ -182,7 +179,7 @@ class QNerfPipeline(VanillaPipeline):
             dataset_to_scene(self.datamanager.train_dataparser_outputs, Path(config.datamanager.dataparser.data)),
             editor.image_size(*views.size),
         )
-        self._unchanged = ~_changed(source, target)
+        self._unchanged = ~changed(source, target)
         self._views = views
         self._runner = SliceRunner(
             editor=editor,
@@ -273,7 +270,10 @@ class QNerfPipeline(VanillaPipeline):
         elif item.task == Task.DECODE:
             self._write_views("images", item.chunk, runner.decode(item))
             if item.last:
-                self._write_dataset()
+                data = Path(self.config.datamanager.dataparser.data)
+                transforms = data if data.suffix == ".json" else data / "transforms.json"
+                write_dataset(self._store.root, transforms, self._views.size)
+                CONSOLE.print(f"Edited views: {self._store.root} (a dataset for any method's --data)", soft_wrap=True)
 
     @property
     def _edit_size(self) -> tuple[int, int]:
@@ -290,7 +290,9 @@ class QNerfPipeline(VanillaPipeline):
         fitted = stage.interval if stage.task == Task.FIT else stage.interval - 1
         final = stage.task == Task.FINAL
         if stage.task == Task.FIT and not self._store.has("depths"):
-            self._store.save("depths", {"depths": self._source_depths()})
+            training = range(self.datamanager.num_train)
+            depths = render_source_depths(self._qnerf, self._views, training, self._unchanged)
+            self._store.save("depths", {"depths": depths})
         self._set_targets(fitted, final)
         model = self._qnerf
         if stage.task not in (Task.FIT, Task.FINAL) or resumed:
@@ -373,14 +375,8 @@ class QNerfPipeline(VanillaPipeline):
         codec = load_codec(self._store, fitted)
         key = f"queries/{fitted}/rendered-{item.chunk:03d}"
         if not self._store.has(key):
-            finest = max(layer.size for layer in codec.layers.values())
-            rendered = self._render(self._plan.views_of(item.chunk), finest, "queries")
-            split = codec.split(rendered[..., : codec.width])
-            codes = {
-                name: F.adaptive_avg_pool2d(code.movedim(-1, 1), codec.layers[name].size).movedim(1, -1)
-                for name, code in split.items()
-            }
-            errors = _relative_errors(codes, load_codes(self._store, fitted, item.chunk))
+            codes = render_codes(self._qnerf, self._views, self._plan.views_of(item.chunk), codec)
+            errors = relative_errors(codes, load_codes(self._store, fitted, item.chunk))
             self._note_errors(fitted, item.chunk, errors)
             # The share of the variance of a view's own queries that the field explains.
             self._store.save(key, {**codes, "confidence": (1 - errors.square()).clamp_min(0)})
@@ -399,42 +395,6 @@ class QNerfPipeline(VanillaPipeline):
         errors.setdefault(str(fitted), {}).update(zip(names, rounded, strict=True))
         write_json(path, errors)
 
-    @torch.no_grad()
-    def _render(self, indices: range, size: tuple[int, int], output: str) -> Float[Tensor, "V h w C"]:
-        """Render an output of the model at the centres of a grid of cells over each of the views."""
-        views = self._views
-        chosen = slice(indices.start, indices.stop)
-        cameras = Cameras(
-            camera_to_worlds=views.c2w[chosen],
-            fx=views.intrinsics[chosen, 0:1],
-            fy=views.intrinsics[chosen, 1:2],
-            cx=views.intrinsics[chosen, 2:3],
-            cy=views.intrinsics[chosen, 3:4],
-            width=views.size[1],
-            height=views.size[0],
-            distortion_params=views.distortion[chosen],
-        ).to(self.device)
-        rows = (torch.arange(size[0]) + 0.5) * views.size[0] / size[0]
-        columns = (torch.arange(size[1]) + 0.5) * views.size[1] / size[1]
-        coords = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).to(self.device)
-        was_training = self._qnerf.training
-        self._qnerf.eval()
-        images = []
-        for index in range(len(indices)):
-            bundle = cameras.generate_rays(camera_indices=index, coords=coords)
-            images.append(self._qnerf.get_outputs_for_camera_ray_bundle(bundle)[output].cpu())
-        self._qnerf.train(was_training)
-        return torch.stack(images)
-
-    def _source_depths(self) -> Float[Tensor, "N h w"]:
-        """Depths of the source field in the training views, NaN where the edit changes the view."""
-        height, width = self._views.size
-        scale = SOURCE_DEPTH_SIZE / min(height, width)
-        size = (round(height * scale), round(width * scale))
-        depths = self._render(range(self.datamanager.num_train), size, "expected_depth").squeeze(-1)
-        unchanged = F.interpolate(self._unchanged[: len(depths), None].float(), size, mode="area").squeeze(1) == 1
-        return torch.where(unchanged, depths, torch.full_like(depths, float("nan")))
-
     def _write_views(self, folder: str, chunk: int, images: Float[Tensor, "V 3 h w"]) -> None:
         """Write a chunk of edited views as PNGs at the photos' resolution."""
         assert self._plan is not None
@@ -442,17 +402,6 @@ class QNerfPipeline(VanillaPipeline):
             images = F.interpolate(images, self._views.size, mode="bicubic", antialias=True).clamp(0, 1)
         for view, image in zip(self._plan.views_of(chunk), images, strict=True):
             write_png(self._store.root / folder / f"{self.datamanager.filenames[view].stem}.png", image)
-
-    def _write_dataset(self) -> None:
-        """Write transforms.json beside the edited views, so that any other method can train on them."""
-        data = Path(self.config.datamanager.dataparser.data)
-        original = data if data.suffix == ".json" else data / "transforms.json"
-        meta = json.loads(original.read_text())
-        write_json(self._store.root / "transforms.json", _edited_transforms(meta, self._views.size))
-        points = meta.get("ply_file_path")
-        if points is not None and (original.parent / points).exists():
-            shutil.copyfile(original.parent / points, self._store.root / "sparse_pc.ply")
-        CONSOLE.print(f"Edited views: {self._store.root} (a dataset for any method's --data)", soft_wrap=True)
 
 
 def _describe(stage: Stage) -> str:
@@ -467,45 +416,3 @@ def _describe(stage: Stage) -> str:
         Task.FINAL: "final field on the edited views",
     }
     return words[stage.task]
-
-
-def _relative_errors(rendered: dict[str, Tensor], extracted: dict[str, Tensor]) -> Float[Tensor, "V"]:
-    """Distance of rendered codes from extracted ones, relative to the norm of the extracted ones, view by view."""
-    squared = [(rendered[name] - code).square().mean(dim=(1, 2)).sum(-1) for name, code in extracted.items()]
-    norms = [code.square().mean(dim=(1, 2)).sum(-1) for code in extracted.values()]
-    return (torch.stack(squared).sum(0) / torch.stack(norms).sum(0)).sqrt()
-
-
-def _changed(source: Float[Tensor, "V 3 H W"], target: Float[Tensor, "V 3 H W"]) -> Tensor:
-    """Where control images of source and target differ, grown by a tenth of the image: limbs are wider than bones."""
-    different = ((source - target).abs().amax(1, keepdim=True) > 0.02).float()
-    reach = max(1, min(source.shape[-2:]) // 10)
-    return F.max_pool2d(different, 2 * reach + 1, stride=1, padding=reach).squeeze(1) > 0
-
-
-def _edited_transforms(meta: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
-    """The capture's transforms.json for its edited views, whose cameras may have been rescaled to `size`."""
-    edited = {key: value for key, value in meta.items() if key != "frames"}
-    if "ply_file_path" in meta:
-        edited["ply_file_path"] = "sparse_pc.ply"
-
-    def rename(path: str) -> str:
-        return f"images/{Path(path).stem}.png"
-
-    for key in ("train_filenames", "val_filenames", "test_filenames"):
-        if key in meta:
-            edited[key] = [rename(path) for path in meta[key]]
-    # Depths and masks of the photos say nothing about the edited scene.
-    dropped = ("depth_file_path", "mask_path")
-    frames = [
-        {**{key: value for key, value in frame.items() if key not in dropped}, "file_path": rename(frame["file_path"])}
-        for frame in meta["frames"]
-    ]
-    for camera in (edited, *frames):
-        if "w" in camera and "h" in camera:
-            scale_x, scale_y = size[1] / camera["w"], size[0] / camera["h"]
-            camera |= {"w": size[1], "h": size[0]}
-            for key, scale in (("fl_x", scale_x), ("cx", scale_x), ("fl_y", scale_y), ("cy", scale_y)):
-                if key in camera:
-                    camera[key] *= scale
-    return {**edited, "frames": frames}

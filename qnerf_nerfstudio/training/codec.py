@@ -126,14 +126,17 @@ def train_codec(config: TrainEditorConfig, console: Console) -> AutoencoderKL:
     set_seed(config.seed)
     device = torch.device(config.device)
     pool = Pool(IMAGE_SIZE, config.pool)
-    codec = build_codec()
-    start_linear(codec, to_unit(torch.cat([pair.images for pair in pool.grow(32)])) * 2 - 1)
+    if config.initial is None:
+        codec = build_codec()
+        start_linear(codec, to_unit(torch.cat([pair.images for pair in pool.grow(32)])) * 2 - 1)
+    else:
+        codec = AutoencoderKL.from_pretrained(config.initial / "vae", torch_dtype=torch.float32)
     codec = codec.to(device, memory_format=torch.channels_last)
     average = copy.deepcopy(codec)
     optimizer = torch.optim.AdamW(codec.parameters(), lr=config.codec_lr, weight_decay=1e-4)
     path = config.work / "codec.safetensors"
     done = load_state(path, codec, average, optimizer)
-    pool.grow(96 + done)
+    pool.grow(64 + (done if done < config.codec_steps else 0))
     started = time.monotonic()
     for step in range(done, config.codec_steps):
         pool.grow(1)

@@ -12,7 +12,7 @@ from diffusers.training_utils import set_seed
 from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from qnerf_nerfstudio.editor.attention import AttentionState, attention, install
 from qnerf_nerfstudio.training.checkpoint import load_state, save_state
@@ -54,8 +54,12 @@ class LatentPool:
             self.latents += list((encoded * self.codec.config.scaling_factor).unflatten(0, (-1, 2)))
 
 
-def build_parts(tokenizer: CLIPTokenizer) -> nn.ModuleDict:
-    """The trained parts, freshly initialised."""
+def build_parts(tokenizer: CLIPTokenizer, initial: Path | None) -> nn.ModuleDict:
+    """The trained parts, freshly initialised or loaded from a model set."""
+    if initial is not None:
+        kinds = {"unet": UNet2DConditionModel, "controlnet": ControlNetModel, "text_encoder": CLIPTextModel}
+        loaded = {name: kind.from_pretrained(initial / name, torch_dtype=torch.float32) for name, kind in kinds.items()}
+        return nn.ModuleDict(loaded)
     denoiser = build_denoiser()
     return nn.ModuleDict(
         {"unet": denoiser, "controlnet": build_control(denoiser), "text_encoder": build_text_encoder(tokenizer)}
@@ -142,7 +146,7 @@ def train_denoiser(config: TrainEditorConfig, codec: AutoencoderKL, console: Con
     set_seed(config.seed)
     device = torch.device(config.device)
     tokenizer = build_tokenizer(config.work / "tokenizer")
-    parts = build_parts(tokenizer).to(device)
+    parts = build_parts(tokenizer, config.initial).to(device, memory_format=torch.channels_last)
     average = copy.deepcopy(parts)
     state = AttentionState()
     install(_unet(parts), state)
@@ -162,12 +166,13 @@ def train_denoiser(config: TrainEditorConfig, codec: AutoencoderKL, console: Con
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, config.denoiser_steps, config.denoiser_lr)
         batch = torch.stack([latents.latents[i] for i in chosen])
-        loss = training_loss(parts, state, scheduler, tokenizer, pairs, batch, config, generator)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.bf16):
+            loss = training_loss(parts, state, scheduler, tokenizer, pairs, batch, config, generator)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parts.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        update_average(average, parts, step, decay=0.99)
+        update_average(average, parts, step, decay=0.995)
         losses.append(loss.item())
         if (step + 1) % config.report_every == 0 or step + 1 == config.denoiser_steps:
             curve.append((step + 1, sum(losses) / len(losses)))
