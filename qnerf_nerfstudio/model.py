@@ -124,6 +124,16 @@ class QNerfModel(NerfactoModel):
             if known and (name.startswith("field.query_head") or not keep_geometry):
                 parameter.data.copy_(self._initial_weights[name])
 
+    def get_extra_state(self) -> dict[str, int]:
+        """What nerfstudio's checkpoints leave out: when the proposal networks were updated last."""
+        sampler = self.proposal_sampler
+        return {"steps_since_update": sampler._steps_since_update, "step": sampler._step}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """Restore what get_extra_state returned."""
+        self.proposal_sampler._steps_since_update = state["steps_since_update"]
+        self.proposal_sampler._step = state["step"]
+
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:

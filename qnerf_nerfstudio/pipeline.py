@@ -4,6 +4,7 @@ import copy
 import gc
 import importlib.metadata
 import json
+import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
@@ -143,6 +145,9 @@ class QNerfPipeline(VanillaPipeline):
         from qnerf_nerfstudio.slices import Prompts, SliceRunner
 
         config = self.config
+        # Threads sum the hash grid's gradients in any order otherwise; the same seed is to give the same run.
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False
         self._trainer = trainer
         self._store = EditStore(trainer.base_dir / "edit")
         views = self.datamanager.views()
@@ -245,11 +250,16 @@ class QNerfPipeline(VanillaPipeline):
 
     def _before_iteration(self, step: int) -> None:
         """Do the slice of training step `step`."""
-        assert self._plan is not None
+        assert self._plan is not None and self._trainer is not None
+        # A step's random numbers follow from its number alone, so a run that resumes draws those of one that did not.
+        seed = self._trainer.config.machine.seed * 1_000_003 + step
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
         item = self._plan.at(step)
         number = self._plan.stage_at(step)
         if number != self._stage_number:
-            self._enter_stage(number, step, resumed=not item.first)
+            self._enter_stage(number, step)
         runner = self._runner
         if item.task in (Task.FIT, Task.FINAL):
             return
@@ -281,10 +291,13 @@ class QNerfPipeline(VanillaPipeline):
         height, width = self._runner.target_controls.shape[-2:]
         return height, width
 
-    def _enter_stage(self, number: int, step: int, resumed: bool) -> None:
+    def _enter_stage(self, number: int, step: int) -> None:
         """Hand the field what the stage trains on; fits and the final field start with fresh optimizers."""
         assert self._plan is not None and self._trainer is not None
         stage = self._plan.stages[number]
+        fresh = step in self._resets()
+        # The first stage that a process enters, unless at its start, goes on with the state that the trainer loaded.
+        resumed = self._stage_number is None and not fresh
         self._stage_number = number
         CONSOLE.log(f"Stage {number + 1} of {len(self._plan.stages)}: {_describe(stage)} ({stage.length} steps)")
         fitted = stage.interval if stage.task == Task.FIT else stage.interval - 1
@@ -295,12 +308,12 @@ class QNerfPipeline(VanillaPipeline):
             self._store.save("depths", {"depths": depths})
         self._set_targets(fitted, final)
         model = self._qnerf
-        if stage.task not in (Task.FIT, Task.FINAL) or resumed:
+        if fresh and number > 0:
+            model.begin_stage(step, "rgb" if final else "queries", keep_geometry=self.config.warm_start and not final)
+        else:
             model.objective = "queries" if fitted >= 0 and not final else "rgb"
             model.stage_start = max(start for start in self._resets() if start <= step)
-        else:
-            model.begin_stage(step, "rgb" if final else "queries", keep_geometry=self.config.warm_start and not final)
-        if resumed or stage.task in (Task.FIT, Task.FINAL) or number == 0:
+        if fresh or resumed:
             self._trainer.optimizers = self._stage_optimizers(model.stage_start, resumed)
         if final:
             self._runner = None

@@ -82,3 +82,14 @@ def test_bear_is_kept_by_an_identical_skeleton(tmp_path: Path) -> None:
     options = ["--camera-path-filename", tmp_path / "path.json", "--output-path", video]
     without_diffusion("ns-render", "camera-path", "--load-config", run / "config.yml", *options)
     assert video.stat().st_size > 500
+
+
+def test_dinosaur_is_kept_by_identical_control_images(tmp_path: Path) -> None:
+    data = tmp_path / "dinosaur"
+    subset("dinosaur", data, 6)
+    (data / "controls").mkdir()
+    for photo in (data / "images").iterdir():
+        with Image.open(photo) as image:
+            image.convert("L").point(lambda value: 255 if value > 128 else 0).save(data / "controls" / photo.name)
+    run = edit_identically(data, {"type": "images", "source": "controls", "target": "controls"}, tmp_path / "out")
+    assert likeness(data, run) >= 25

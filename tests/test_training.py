@@ -1,14 +1,22 @@
 """Training of the bundled editor, and the bundled editor itself."""
 
+import json
 from pathlib import Path
 
 import torch
+from diffusers import StableDiffusionControlNetPipeline
+from rich.console import Console
+from safetensors.torch import load_file
 
 from qnerf_nerfstudio.editor.config import BUNDLED_FOLDER
 from qnerf_nerfstudio.scenes import Body
+from qnerf_nerfstudio.scoring import iou, psnr, silhouette
 from qnerf_nerfstudio.training.codec import round_trip_psnr, start_linear
+from qnerf_nerfstudio.training.config import TrainEditorConfig
 from qnerf_nerfstudio.training.data import HELD_OUT, render_pair, to_unit
+from qnerf_nerfstudio.training.evaluate import edit_pair, load_trained
 from qnerf_nerfstudio.training.models import IMAGE_SIZE, MAX_TOKENS, build_codec, build_tokenizer
+from qnerf_nerfstudio.training.train import train_editor
 
 
 def test_longest_caption_fits_and_words_are_whole_tokens(tmp_path: Path) -> None:
@@ -40,3 +48,55 @@ def test_bundled_editor_fits_its_size() -> None:
     assert size <= 40e6
     assert not [path for path in BUNDLED_FOLDER.rglob("*") if path.suffix in {".bin", ".pt", ".ckpt", ".pkl"}]
     assert (BUNDLED_FOLDER / "README.md").exists()
+
+
+def train(folder: Path, codec_steps: int, denoiser_steps: int, initial: Path | None = None) -> None:
+    """Train a little."""
+    config = TrainEditorConfig(
+        out=folder / "out",
+        work=folder / "work",
+        initial=initial,
+        codec_steps=codec_steps,
+        codec_batch=2,
+        denoiser_steps=denoiser_steps,
+        denoiser_batch=2,
+        bf16=False,
+        pool=4,
+        report_every=1,
+        device="cpu",
+    )
+    train_editor(config, Console(quiet=True))
+
+
+def test_training_resumes_where_it_stopped(tmp_path: Path) -> None:
+    train(tmp_path / "whole", 2, 2)
+    train(tmp_path / "resumed", 1, 0)
+    train(tmp_path / "resumed", 2, 1)
+    train(tmp_path / "resumed", 2, 2)
+    whole, resumed = (load_file(tmp_path / name / "work/denoiser.safetensors") for name in ("whole", "resumed"))
+    for name, value in whole.items():
+        torch.testing.assert_close(resumed[name], value)
+    curve = json.loads((tmp_path / "resumed/work/denoiser-curve.json").read_text())
+    assert [step for step, _ in curve] == [1, 2]
+    pipeline = StableDiffusionControlNetPipeline.from_pretrained(tmp_path / "resumed/out", use_safetensors=True)
+    assert pipeline.unet.config.in_channels == pipeline.vae.config.latent_channels
+
+
+def test_training_starts_from_a_model_set(tmp_path: Path) -> None:
+    train(tmp_path, 0, 0, initial=BUNDLED_FOLDER)
+    for path in BUNDLED_FOLDER.rglob("*.safetensors"):
+        ours, theirs = load_file(tmp_path / "out" / path.relative_to(BUNDLED_FOLDER)), load_file(path)
+        assert all(torch.equal(ours[name], value) for name, value in theirs.items())
+
+
+def test_bundled_editor_follows_the_skeleton_and_keeps_the_colours() -> None:
+    editor = load_trained(BUNDLED_FOLDER, "cpu")
+    pairs = [render_pair(HELD_OUT + 500 + i, IMAGE_SIZE, with_room=True) for i in range(8)]
+    edited = edit_pair(editor, pairs)
+    sources, truths = (to_unit(torch.stack([pair.images[i] for pair in pairs])) for i in (0, 1))
+    rooms = to_unit(torch.stack([pair.room for pair in pairs if pair.room is not None]))
+    masks = torch.stack([pair.masks for pair in pairs])
+    found = silhouette(edited, rooms)
+    assert iou(found, masks[:, 1]).mean() > iou(found, masks[:, 0]).mean() + 0.1
+    unions = masks.any(1)
+    assert psnr(edited, truths, unions).mean() > psnr(sources, truths, unions).mean() + 1.5

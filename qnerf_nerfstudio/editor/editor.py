@@ -105,7 +105,9 @@ class ControlNetEditor:
         self.unet: Any = unet
         self.controlnet: Any = controlnet
         for model in (self.vae, self.text_encoder, self.unet, self.controlnet):
-            model.to(device=self.device, dtype=self.dtype).eval().requires_grad_(False)
+            # diffusers warns about every cast, also of models that have the right type already.
+            cast = {} if model.dtype == self.dtype else {"dtype": self.dtype}
+            model.to(device=self.device, **cast).eval().requires_grad_(False)
         self.tokenizer = tokenizer
         # Inversion needs timesteps that differ by a constant; "leading" is what DDIM was published with.
         settings = {"clip_sample": False, "timestep_spacing": "leading"}

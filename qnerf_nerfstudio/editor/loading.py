@@ -25,13 +25,14 @@ def load_editor(config: EditorConfig, device: torch.device | str) -> ControlNetE
     model = str(BUNDLED_FOLDER) if config.model == BUNDLED else config.model
     control = str(BUNDLED_FOLDER / "controlnet") if config.controlnet == BUNDLED else config.controlnet
     common = {"revision": config.revision}
-    weights = {**common, "variant": config.variant, "use_safetensors": True}
+    dtype = {"torch_dtype": getattr(torch, config.dtype)}
+    weights = {**common, **dtype, "variant": config.variant, "use_safetensors": True}
     tokenizer = _load(CLIPTokenizer, "editor.model", model, subfolder="tokenizer", **common)
     text_encoder = _load(CLIPTextModel, "editor.model", model, subfolder="text_encoder", **weights)
     unet = _load(UNet2DConditionModel, "editor.model", model, subfolder="unet", **weights)
     vae = _load(AutoencoderKL, "editor.model", model, subfolder="vae", **weights)
     scheduler = _load(DDIMScheduler, "editor.model", model, subfolder="scheduler", **common)
-    controlnet = _load(ControlNetModel, "editor.controlnet", control, use_safetensors=True)
+    controlnet = _load(ControlNetModel, "editor.controlnet", control, use_safetensors=True, **dtype)
     if controlnet.config.cross_attention_dim != unet.config.cross_attention_dim:
         raise UserError(
             f"editor.controlnet {control} reads text of width {controlnet.config.cross_attention_dim}, editor.model "

@@ -19,6 +19,7 @@ from qnerf_nerfstudio.training.checkpoint import load_state, save_state
 from qnerf_nerfstudio.training.codec import encode, learning_rate, update_average
 from qnerf_nerfstudio.training.config import TrainEditorConfig
 from qnerf_nerfstudio.training.data import Pair, Pool, to_unit
+from qnerf_nerfstudio.training.evaluate import evaluate, load_trained
 from qnerf_nerfstudio.training.models import (
     IMAGE_SIZE,
     build_control,
@@ -155,6 +156,7 @@ def train_denoiser(config: TrainEditorConfig, codec: AutoencoderKL, console: Con
     path, curve_path = config.work / "denoiser.safetensors", config.work / "denoiser-curve.json"
     done = load_state(path, parts, average, optimizer)
     curve: list[tuple[int, float]] = json.loads(curve_path.read_text()) if done else []
+    curve_path.write_text(json.dumps(curve))
     latents = LatentPool(codec.to(device), Pool(IMAGE_SIZE, config.pool))
     latents.grow(min(config.pool, 256 + done))
     started, losses = time.monotonic(), []
@@ -182,6 +184,9 @@ def train_denoiser(config: TrainEditorConfig, codec: AutoencoderKL, console: Con
             rate = (time.monotonic() - started) / (step + 1 - done)
             console.print(f"denoiser {step + 1}/{config.denoiser_steps}  loss {curve[-1][1]:.4f}  {rate:.2f} s/step")
             export(config.work / "export", codec, average, tokenizer, scheduler)
+        if (step + 1) % (4 * config.report_every) == 0:
+            editor = load_trained(config.work / "export", config.device)
+            evaluate(editor, Console(quiet=True), 8, config.work / f"sheet-{step + 1:05d}.png")
     return average.eval().requires_grad_(False)
 
 
