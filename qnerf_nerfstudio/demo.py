@@ -1,6 +1,5 @@
 """`qnerf demo`: everything from a capture to a video and figures, with nerfstudio's own commands."""
 
-import copy
 import os
 import shutil
 import subprocess
@@ -9,16 +8,11 @@ import time
 from pathlib import Path
 
 import imageio_ffmpeg
-from nerfstudio.configs.base_config import LoggingConfig
-from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
-from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
-from nerfstudio.engine.trainer import Trainer, TrainerConfig
-from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from rich.console import Console
 
 from qnerf_nerfstudio.config import qnerf_edit_tiny
 from qnerf_nerfstudio.errors import UserError
-from qnerf_nerfstudio.pipeline import QNerfPipelineConfig
+from qnerf_nerfstudio.plain import train_plain
 from qnerf_nerfstudio.report import load_truth, render_views, score_run
 from qnerf_nerfstudio.scenes import CaptureConfig, write_capture
 from qnerf_nerfstudio.store import write_png
@@ -47,7 +41,10 @@ def run_demo(out: Path, seed: int, console: Console) -> None:
     path = ["--pose-source", "train", "--interpolation-steps", "1", "--frame-rate", "8", "--order-poses", "True"]
     _command("ns-render", "interpolate", *config, *path, environment=environment_with_ffmpeg(out))
     console.rule("4. for comparison: the same field on the unedited capture")
-    train_unedited(data, out)
+    unedited = train_plain(data, out / "runs", qnerf_edit_tiny.config)
+    truth = load_truth(data, "novel")
+    for name, image in zip(truth.names, render_views(unedited, data, truth), strict=True):
+        write_png(out / "unedited" / name, image)
     console.rule("5. figures")
     figures = score_run(run, data, out / "unedited", out / "sheet.png", console)
     gain = figures["novel views, edited NeRF"] - figures["novel views, unedited NeRF"]
@@ -77,45 +74,6 @@ def environment_with_ffmpeg(folder: Path) -> dict[str, str]:
 
 def _command(name: str, *arguments: object, environment: dict[str, str] | None = None) -> None:
     """Run one of nerfstudio's commands as a user would."""
-    subprocess.run([str(SCRIPTS / name), *map(str, arguments)], check=True, env=environment)
-
-
-def train_unedited(data: Path, out: Path) -> None:
-    """Train the final field's model on the photos themselves, and render the novel views of the truth."""
-    edit = copy.deepcopy(qnerf_edit_tiny.config)
-    assert isinstance(edit.pipeline, QNerfPipelineConfig)
-    config = TrainerConfig(
-        method_name="unedited",
-        experiment_name="unedited",
-        timestamp="demo",
-        output_dir=out / "runs",
-        data=data,
-        machine=edit.machine,
-        max_num_iterations=edit.pipeline.final_iterations,
-        steps_per_eval_batch=0,
-        steps_per_eval_image=0,
-        steps_per_eval_all_images=0,
-        steps_per_save=0,
-        logging=LoggingConfig(steps_per_log=100),
-        mixed_precision=edit.mixed_precision,
-        pipeline=VanillaPipelineConfig(
-            datamanager=VanillaDataManagerConfig(
-                data=data,
-                dataparser=NerfstudioDataParserConfig(),
-                train_num_rays_per_batch=edit.pipeline.datamanager.train_num_rays_per_batch,
-            ),
-            model=edit.pipeline.model,
-        ),
-        optimizers=edit.optimizers,
-        vis="tensorboard",
-    )
-    for group in config.optimizers.values():
-        group["scheduler"].max_steps = config.max_num_iterations
-    trainer: Trainer = config.setup(local_rank=0, world_size=1)
-    trainer.setup()
-    trainer.train()
-    pipeline = trainer.pipeline
-    assert isinstance(pipeline, VanillaPipeline)
-    truth = load_truth(data, "novel")
-    for name, image in zip(truth.names, render_views(pipeline, data, truth), strict=True):
-        write_png(out / "unedited" / name, image)
+    code = subprocess.run([str(SCRIPTS / name), *map(str, arguments)], check=False, env=environment).returncode
+    if code != 0:
+        raise UserError(f"{name} ended with exit code {code}; its message is above")

@@ -12,6 +12,7 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
 from nerfstudio.field_components.field_heads import FieldHeadNames
 from nerfstudio.field_components.spatial_distortions import SceneContraction
+from nerfstudio.model_components.losses import scale_gradients_by_distance_squared
 from nerfstudio.models.nerfacto import NerfactoModel, NerfactoModelConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
@@ -74,7 +75,13 @@ class QNerfModel(NerfactoModel):
     field: QNerfField
 
     def populate_modules(self) -> None:
-        """Build nerfacto, with our field in the place of its own."""
+        """Build nerfacto, with our field in the place of its own.
+
+        Raises:
+            ValueError: Normals are asked for, which this model does not render.
+        """
+        if self.config.predict_normals:
+            raise ValueError("model.predict_normals is set, but QNerfModel renders no normals; leave it out")
         # Loads transformers, so it stays out of the imports that every ns-* command makes.
         from torchmetrics.image import lpip
 
@@ -152,6 +159,8 @@ class QNerfModel(NerfactoModel):
             self.camera_optimizer.apply_to_raybundle(ray_bundle)
         samples, weights_list, samples_list = self.proposal_sampler(ray_bundle, density_fns=self.density_fns)
         field_outputs: dict[Any, Tensor] = dict(self.field.forward(samples))
+        if self.config.use_gradient_scaling:
+            field_outputs = dict(scale_gradients_by_distance_squared(field_outputs, samples))
         weights = samples.get_weights(field_outputs[FieldHeadNames.DENSITY])
         weights_list.append(weights)
         samples_list.append(samples)

@@ -4,7 +4,6 @@ import copy
 import gc
 import importlib.metadata
 import json
-import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
@@ -32,6 +30,7 @@ from qnerf_nerfstudio.errors import UserError
 from qnerf_nerfstudio.grids import changed, relative_errors, render_codes, render_source_depths
 from qnerf_nerfstudio.model import QNerfModel, QNerfModelConfig
 from qnerf_nerfstudio.plan import Consolidation, Plan, PlanConfig, Slice, Stage, Task
+from qnerf_nerfstudio.seeds import seed_everything
 from qnerf_nerfstudio.store import EditStore, load_images, write_json, write_png
 
 if TYPE_CHECKING:
@@ -147,7 +146,7 @@ class QNerfPipeline(VanillaPipeline):
         config = self.config
         # Threads sum the hash grid's gradients in any order otherwise; the same seed is to give the same run.
         torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
         self._trainer = trainer
         self._store = EditStore(trainer.base_dir / "edit")
         views = self.datamanager.views()
@@ -186,6 +185,7 @@ class QNerfPipeline(VanillaPipeline):
         )
         self._unchanged = ~changed(source, target)
         self._views = views
+        self._edit_size: tuple[int, int] = (source.shape[-2], source.shape[-1])
         self._runner = SliceRunner(
             editor=editor,
             plan=self._plan,
@@ -252,10 +252,7 @@ class QNerfPipeline(VanillaPipeline):
         """Do the slice of training step `step`."""
         assert self._plan is not None and self._trainer is not None
         # A step's random numbers follow from its number alone, so a run that resumes draws those of one that did not.
-        seed = self._trainer.config.machine.seed * 1_000_003 + step
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
+        seed_everything(self._trainer.config.machine.seed * 1_000_003 + step)
         item = self._plan.at(step)
         number = self._plan.stage_at(step)
         if number != self._stage_number:
@@ -284,12 +281,6 @@ class QNerfPipeline(VanillaPipeline):
                 transforms = data if data.suffix == ".json" else data / "transforms.json"
                 write_dataset(self._store.root, transforms, self._views.size)
                 CONSOLE.print(f"Edited views: {self._store.root} (a dataset for any method's --data)", soft_wrap=True)
-
-    @property
-    def _edit_size(self) -> tuple[int, int]:
-        assert self._runner is not None
-        height, width = self._runner.target_controls.shape[-2:]
-        return height, width
 
     def _enter_stage(self, number: int, step: int) -> None:
         """Hand the field what the stage trains on; fits and the final field start with fresh optimizers."""

@@ -98,7 +98,7 @@ class PlanConfig:
         }
         for name, (good, expected) in checks.items():
             if not good:
-                raise ValueError(f"plan.{name} is {getattr(self, name)}; expected {expected}")
+                raise ValueError(f"{name} is {getattr(self, name)}; expected {expected}")
 
 
 @dataclass(frozen=True)

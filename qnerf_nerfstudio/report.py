@@ -9,14 +9,16 @@ from jaxtyping import Bool, Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 from nerfstudio.utils.eval_utils import eval_setup
+from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+from torch.nn import functional as F
 
 from qnerf_nerfstudio.datamanager import dataset_to_scene
 from qnerf_nerfstudio.errors import UserError
 from qnerf_nerfstudio.scoring import psnr
-from qnerf_nerfstudio.store import load_images, write_json, write_png
+from qnerf_nerfstudio.store import load_images, write_json
 
 
 @dataclass(frozen=True)
@@ -106,11 +108,11 @@ def score_run(run: Path, data: Path, unedited: Path | None, sheet: Path | None, 
         "source photos": psnr(photos, captured.images, captured.unions),
         "edited views": psnr(edited, captured.images, captured.unions),
     }
-    columns = [rendered]
+    novel_rows = {"edited NeRF": rendered, "truth": novel.images}
     if unedited is not None:
         before = torch.stack(load_images([unedited / name for name in novel.names])).movedim(-1, 1)
         rows["novel views, unedited NeRF"] = psnr(before, novel.images, novel.unions)
-        columns.insert(0, before)
+        novel_rows = {"unedited NeRF": before, **novel_rows}
     rows["novel views, edited NeRF"] = psnr(rendered, novel.images, novel.unions)
     figures = {name: round(float(values.mean()), 3) for name, values in rows.items()}
     table = Table("against the true edited views", "PSNR in the union of silhouettes, dB")
@@ -120,21 +122,32 @@ def score_run(run: Path, data: Path, unedited: Path | None, sheet: Path | None, 
     write_json(run / "score.json", figures)
     if sheet is not None:
         controls = torch.stack(load_images([run / "edit/controls/target" / name for name in captured.names]))
-        _write_sheet(sheet, [photos, controls.movedim(-1, 1), edited, captured.images], [*columns, novel.images])
+        captured_rows = {
+            "photo": photos,
+            "control": controls.movedim(-1, 1),
+            "edited": edited,
+            "truth": captured.images,
+        }
+        write_sheet(sheet, captured_rows, novel_rows)
         console.print(f"picture: {sheet}", soft_wrap=True)
     return figures
 
 
-def _write_sheet(path: Path, captured: list[Tensor], novel: list[Tensor], columns: int = 6) -> None:
-    """Rows: photos, controls, edited views, truth; then novel views of the fields, and their truth."""
-    rows = [rows_of[_spread(len(rows_of), columns)] for rows_of in (*captured, *novel)]
-    size = rows[0].shape[-2:]
-    rows = [torch.nn.functional.interpolate(row, size) for row in rows]
-    gap = torch.ones(3, 6, size[1] * columns)
-    parts = [torch.cat(list(row), dim=-1) for row in rows]
-    image = torch.cat([*parts[: len(captured)], gap, *parts[len(captured) :]], dim=1)
-    write_png(path, torch.nn.functional.interpolate(image[None], scale_factor=1.5, mode="bicubic")[0].clamp(0, 1))
-
-
-def _spread(count: int, columns: int) -> list[int]:
-    return [round(i * (count - 1) / (columns - 1)) for i in range(columns)]
+def write_sheet(path: Path, *groups: dict[str, Float[Tensor, "V 3 H W"]], columns: int = 6, cell: int = 160) -> None:
+    """Write a contact sheet: a labelled row of evenly spread views for every entry, groups set apart by a gap."""
+    margin, gap = 130, 10
+    height = sum(len(group) for group in groups) * cell + gap * (len(groups) - 1)
+    sheet = Image.new("RGB", (margin + columns * cell, height), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=15)
+    y = 0
+    for group in groups:
+        for label, views in group.items():
+            draw.text((margin - 8, y + cell // 2), label, fill="black", font=font, anchor="rm")
+            chosen = [round(i * (len(views) - 1) / (columns - 1)) for i in range(columns)]
+            resized = F.interpolate(views[chosen], (cell, cell), mode="bicubic", antialias=True).clamp(0, 1)
+            row = (torch.cat(list(resized), dim=-1).movedim(0, -1) * 255).round().byte()
+            sheet.paste(Image.fromarray(row.numpy()), (margin, y))
+            y += cell
+        y += gap
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path)

@@ -1,0 +1,59 @@
+"""A plain field on a dataset, trained like the final field of an edit: what an edit is compared with."""
+
+import copy
+from pathlib import Path
+
+from nerfstudio.configs.base_config import LoggingConfig
+from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+
+from qnerf_nerfstudio.pipeline import QNerfPipelineConfig
+from qnerf_nerfstudio.seeds import seed_everything
+
+
+def train_plain(data: Path, out: Path, edit: TrainerConfig) -> VanillaPipeline:
+    """Train the final field of an edit's settings on a dataset as it is.
+
+    Args:
+        data: A nerfstudio dataset.
+        out: Gets the run.
+        edit: Settings of the edit that the field is to be compared with.
+    """
+    edit = copy.deepcopy(edit)
+    assert isinstance(edit.pipeline, QNerfPipelineConfig)
+    config = TrainerConfig(
+        method_name="plain",
+        experiment_name=data.name,
+        timestamp="plain",
+        output_dir=out,
+        data=data,
+        machine=edit.machine,
+        max_num_iterations=edit.pipeline.final_iterations,
+        steps_per_eval_batch=0,
+        steps_per_eval_image=0,
+        steps_per_eval_all_images=0,
+        steps_per_save=0,
+        logging=LoggingConfig(steps_per_log=100),
+        mixed_precision=edit.mixed_precision,
+        pipeline=VanillaPipelineConfig(
+            datamanager=VanillaDataManagerConfig(
+                data=data,
+                dataparser=NerfstudioDataParserConfig(),
+                train_num_rays_per_batch=edit.pipeline.datamanager.train_num_rays_per_batch,
+            ),
+            model=edit.pipeline.model,
+        ),
+        optimizers=edit.optimizers,
+        vis="tensorboard",
+    )
+    for group in config.optimizers.values():
+        group["scheduler"].max_steps = config.max_num_iterations
+    seed_everything(edit.machine.seed)
+    trainer: Trainer = config.setup(local_rank=0, world_size=1)
+    trainer.setup()
+    trainer.train()
+    pipeline = trainer.pipeline
+    assert isinstance(pipeline, VanillaPipeline)
+    return pipeline
