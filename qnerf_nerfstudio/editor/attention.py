@@ -50,6 +50,23 @@ class AttentionState:
     """The first group is the source branch, which query injection leaves alone."""
 
 
+def attend(
+    attn: Any,
+    query: Float[Tensor, "B N C"],
+    key: Float[Tensor, "B M C"],
+    value: Float[Tensor, "B M C"],
+    attention_mask: Tensor | None = None,
+) -> Float[Tensor, "B N C"]:
+    """Scaled dot-product attention in the heads of an `Attention` layer, before its output projection."""
+    query, key, value = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (query, key, value))
+    if attn.norm_q is not None:
+        query = attn.norm_q(query)
+    if attn.norm_k is not None:
+        key = attn.norm_k(key)
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask)
+    return mixed.transpose(1, 2).flatten(-2)
+
+
 class DecoderAttnProcessor:
     """Scaled dot-product self-attention as AttnProcessor2_0, with the hooks of an AttentionState.
 
@@ -79,13 +96,7 @@ class DecoderAttnProcessor:
         query = self._query(attn.to_q(hidden_states))
         key, value = self._key_value(attn.to_k(hidden_states), attn.to_v(hidden_states))
 
-        query, key, value = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (query, key, value))
-        if attn.norm_q is not None:
-            query = attn.norm_q(query)
-        if attn.norm_k is not None:
-            key = attn.norm_k(key)
-        hidden_states = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask)
-        hidden_states = hidden_states.transpose(1, 2).flatten(-2).to(residual.dtype)
+        hidden_states = attend(attn, query, key, value, attention_mask).to(residual.dtype)
         for layer in attn.to_out:
             hidden_states = layer(hidden_states)
         if attn.residual_connection:
