@@ -49,6 +49,7 @@ def evaluate_editor(config: TrainEditorConfig, console: Console) -> None:
     (config.out / "README.md").write_text(
         CARD.format(
             size=size,
+            start="" if config.initial is None else ", from the weights of an earlier model set",
             codec_steps=config.codec_steps,
             codec_batch=config.codec_batch,
             denoiser_steps=config.denoiser_steps,
@@ -88,9 +89,10 @@ nothing of real photos.
 
 - **Data**: rendered pairs (one body, one camera, two poses) of `qnerf_nerfstudio.scenes`, up to {pool} pairs; captions
   name the colours of the figure and its room.
-- **Training**: `qnerf train-editor`; VAE {codec_steps} steps of {codec_batch} crops, then UNet, ControlNet and text
-  encoder together {denoiser_steps} steps of {denoiser_batch} pairs, v-prediction, moving average of the weights; in
-  part of the steps the pair's own keys and values are injected into the decoder's self-attention, as the method does.
+- **Training**: `qnerf train-editor`{start}; VAE {codec_steps} steps of {codec_batch} crops, then UNet, ControlNet and
+  text encoder together {denoiser_steps} steps of {denoiser_batch} pairs, v-prediction, moving average of the weights;
+  in part of the steps the pair's own keys and values are injected into the decoder's self-attention, as the method
+  does.
 - **Evaluated on**: {machine}.
 - **Size**: {size:.1f} MiB of half-precision safetensors.
 
