@@ -31,7 +31,7 @@ from qnerf_nerfstudio.scoring import psnr
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
     "no gradient scaling": {"use_gradient_scaling": False},
-    "initial density 0.01 instead of 1": {"average_init_density": 0.01},
+    "initial density 0.01 instead of 0.6": {"average_init_density": 0.01},
     "distortion loss 0.02 instead of 0.002": {"distortion_loss_mult": 0.02},
     "64 proposal samples instead of 32": {"num_proposal_samples_per_ray": (64,)},
 }

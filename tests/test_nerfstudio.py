@@ -130,7 +130,7 @@ def test_killed_run_goes_on(run: Path, capture: Path, tmp_path: Path) -> None:
     names = sorted(path.name for path in (run / "edit/images").iterdir())
     assert sorted(path.name for path in (resumed / "edit/images").iterdir()) == names
     images = [torch.stack(load_images([each / "edit/images" / name for name in names])) for each in (run, resumed)]
-    # The same random numbers; what is left of a difference is rounding, which guidance amplifies a little.
+    # The fields of the two runs differ in their last bits, for a reason not found yet; guidance passes that on.
     assert (images[0] - images[1]).abs().max() < 0.02
     length = yaml.load((run / "config.yml").read_text(), Loader=yaml.Loader).max_num_iterations
     assert [path.name for path in checkpoints.iterdir()] == [f"step-{length - 1:09d}.ckpt"]
