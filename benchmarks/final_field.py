@@ -69,7 +69,7 @@ def measure(data: Path, out: Path, settings: dict[str, Any], iterations: int) ->
     started = time.monotonic()
     pipeline = train_plain(data, out, edit)
     truth = load_truth(data, "novel")
-    images = render_views(pipeline, data, truth)
+    images, _ = render_views(pipeline, data, truth)
     figures = [float(psnr(images, truth.images, mask).mean()) for mask in (truth.unions, None)]
     return figures[0], figures[1], time.monotonic() - started
 

@@ -94,6 +94,9 @@ _tiny.pipeline = QNerfPipelineConfig(
         # Scaled gradients clear the fog of nerfacto's initial density (1) slowly; with much less, limbs are painted
         # onto the background.
         average_init_density=0.6,
+        # Captures are scaled so that cameras stand about 1 from what they look at; nothing close to them is matter.
+        near_plane=0.3,
+        far_plane=20.0,
         implementation="torch",
         num_levels=8,
         log2_hashmap_size=15,

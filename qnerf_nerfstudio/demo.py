@@ -43,7 +43,7 @@ def run_demo(out: Path, seed: int, console: Console) -> None:
     console.rule("4. for comparison: the same field on the unedited capture")
     unedited = train_plain(data, out / "runs", qnerf_edit_tiny.config)
     truth = load_truth(data, "novel")
-    for name, image in zip(truth.names, render_views(unedited, data, truth), strict=True):
+    for name, image in zip(truth.names, render_views(unedited, data, truth)[0], strict=True):
         write_png(out / "unedited" / name, image)
     console.rule("5. figures")
     figures = score_run(run, data, out / "unedited", out / "sheet.png", console)

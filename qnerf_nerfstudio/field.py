@@ -3,8 +3,10 @@
 from enum import Enum
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from nerfstudio.cameras.rays import RaySamples
+from nerfstudio.field_components.encodings import Encoding
 from nerfstudio.fields.nerfacto_field import NerfactoField
 from torch import Tensor, nn
 
@@ -13,6 +15,26 @@ class QNerfHeadNames(Enum):
     """Field outputs beside nerfstudio's FieldHeadNames."""
 
     FEATURES = "features"
+
+
+class NoDirections(Encoding):
+    """Stands in for an encoding of view directions and tells nothing about them.
+
+    Args:
+        width: Number of output channels, all zero.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__(in_dim=3)
+        self.width = width
+
+    def get_out_dim(self) -> int:
+        """Number of output channels."""
+        return self.width
+
+    def forward(self, in_tensor: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch W"]:
+        """Zeros."""
+        return torch.zeros(*in_tensor.shape[:-1], self.width, device=in_tensor.device)
 
 
 class QNerfField(NerfactoField):
@@ -25,11 +47,22 @@ class QNerfField(NerfactoField):
         num_images: Number of training images.
         feature_dim: Width of the base features that are composited along rays.
         query_width: Number of code channels of all query layers together.
+        view_dependent: Whether colours depend on the view direction.
         **kwargs: NerfactoField's further arguments.
     """
 
-    def __init__(self, aabb: Tensor, num_images: int, feature_dim: int, query_width: int, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        aabb: Tensor,
+        num_images: int,
+        feature_dim: int,
+        query_width: int,
+        view_dependent: bool,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(aabb, num_images, geo_feat_dim=feature_dim, **kwargs)
+        if not view_dependent:
+            self.direction_encoding = NoDirections(self.direction_encoding.get_out_dim())
         # Without a bias a linear head commutes with compositing also where rays end in empty space. Codes are
         # standardised, so there is no mean to carry.
         self.query_head = nn.Linear(feature_dim, query_width, bias=False)

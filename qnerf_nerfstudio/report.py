@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from nerfstudio.cameras.cameras import Cameras
@@ -29,8 +30,12 @@ class Truth:
     """File names of the views."""
     images: Float[Tensor, "V 3 H W"]
     """The figure in its target pose."""
+    masks: Bool[Tensor, "V H W"]
+    """Silhouettes in the target pose."""
     unions: Bool[Tensor, "V H W"]
     """Union of the silhouettes in source and target pose."""
+    depths: Float[Tensor, "V H W"]
+    """Metric distance along the optical axis, infinite on the background."""
     c2w: Float[Tensor, "V 3 4"]
     """Cameras in the coordinates of transforms.json."""
     meta: dict
@@ -52,18 +57,27 @@ def load_truth(data: Path, split: str) -> Truth:
     def masks(key: str) -> Tensor:
         return torch.stack([image[..., 0] > 0.5 for image in load_images([path.parent / f[key] for f in frames])])
 
+    depths = [torch.from_numpy(np.load(path.parent / frame["depth_file_path"])) for frame in frames]
     return Truth(
         names=[Path(frame["file_path"]).name for frame in frames],
         images=torch.stack(load_images([path.parent / f["file_path"] for f in frames])).movedim(-1, 1),
+        masks=masks("mask_path"),
         unions=masks("mask_path") | masks("source_mask_path"),
+        depths=torch.stack(depths),
         c2w=torch.tensor([frame["transform_matrix"][:3] for frame in frames]),
         meta=meta,
     )
 
 
 @torch.no_grad()
-def render_views(pipeline: VanillaPipeline, data: Path, truth: Truth) -> Float[Tensor, "V 3 H W"]:
-    """Render a pipeline's field in the cameras of `truth`."""
+def render_views(
+    pipeline: VanillaPipeline, data: Path, truth: Truth
+) -> tuple[Float[Tensor, "V 3 H W"], Float[Tensor, "V H W"]]:
+    """Render a pipeline's field in the cameras of `truth`.
+
+    Returns:
+        Colours in [0, 1], and expected distances along the optical axis in the units of transforms.json.
+    """
     to_scene = dataset_to_scene(pipeline.datamanager.train_dataparser_outputs, data)  # pyright: ignore
     scale = to_scene[:, :3].det() ** (1 / 3)
     rotations = (to_scene[:, :3] / scale) @ truth.c2w[:, :, :3]
@@ -78,10 +92,14 @@ def render_views(pipeline: VanillaPipeline, data: Path, truth: Truth) -> Float[T
         height=truth.meta["h"],
     ).to(pipeline.device)
     pipeline.eval()
-    images = [
-        pipeline.model.get_outputs_for_camera(cameras[index : index + 1])["rgb"].cpu() for index in range(len(cameras))
-    ]
-    return torch.stack(images).movedim(-1, 1)
+    colours, depths = [], []
+    for index in range(len(cameras)):
+        outputs = pipeline.model.get_outputs_for_camera(cameras[index : index + 1])
+        directions = cameras.generate_rays(camera_indices=index).directions
+        cosines = (directions * -cameras.camera_to_worlds[index, :, 2]).sum(-1)
+        colours.append(outputs["rgb"].cpu())
+        depths.append((outputs["expected_depth"].squeeze(-1) * cosines).cpu() / scale)
+    return torch.stack(colours).movedim(-1, 1), torch.stack(depths)
 
 
 def score_run(run: Path, data: Path, unedited: Path | None, sheet: Path | None, console: Console) -> dict[str, float]:
@@ -103,7 +121,7 @@ def score_run(run: Path, data: Path, unedited: Path | None, sheet: Path | None, 
     photos = torch.stack(load_images([data / "images" / name for name in captured.names])).movedim(-1, 1)
     _, pipeline, _, _ = eval_setup(run / "config.yml", test_mode="inference")
     assert isinstance(pipeline, VanillaPipeline)
-    rendered = render_views(pipeline, data, novel)
+    rendered, _ = render_views(pipeline, data, novel)
     rows = {
         "source photos": psnr(photos, captured.images, captured.unions),
         "edited views": psnr(edited, captured.images, captured.unions),

@@ -1,5 +1,8 @@
 """The field, the model's losses, and the datamanager's targets."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,18 +14,22 @@ from nerfstudio.field_components.field_heads import FieldHeadNames
 from qnerf_nerfstudio.config import qnerf_edit_tiny
 from qnerf_nerfstudio.datamanager import QNerfDataManager
 from qnerf_nerfstudio.field import QNerfHeadNames
-from qnerf_nerfstudio.model import QNerfModel, QNerfModelConfig, query_loss
+from qnerf_nerfstudio.model import QNerfModel, QNerfModelConfig, query_loss, sparsity
 
 
-@pytest.fixture
-def model() -> QNerfModel:
+def build(**settings: object) -> QNerfModel:
     torch.manual_seed(0)
-    config = qnerf_edit_tiny.config.pipeline.model
+    config = replace(qnerf_edit_tiny.config.pipeline.model, **settings)
     assert isinstance(config, QNerfModelConfig)
     box = SceneBox(torch.tensor([[-1.0, -1, -1], [1, 1, 1]]))
     built = config.setup(scene_box=box, num_train_data=3, metadata={}, device="cpu")
     assert isinstance(built, QNerfModel)
     return built
+
+
+@pytest.fixture
+def model() -> QNerfModel:
+    return build()
 
 
 def rays(count: int = 7) -> RayBundle:
@@ -49,7 +56,9 @@ def test_heads_after_compositing_equal_heads_per_sample(model: QNerfModel) -> No
     torch.testing.assert_close(composited, per_sample, atol=1e-6, rtol=1e-5)
 
 
-def test_queries_have_no_view_direction(model: QNerfModel) -> None:
+@pytest.mark.parametrize("view_dependent", [False, True])
+def test_queries_have_no_view_direction_and_colours_only_where_asked(view_dependent: bool) -> None:
+    model = build(view_dependent=view_dependent)
     model.eval()
     bundle = rays()
     samples, _, _ = model.proposal_sampler(bundle, density_fns=model.density_fns)
@@ -61,7 +70,8 @@ def test_queries_have_no_view_direction(model: QNerfModel) -> None:
     frustums.directions = -frustums.directions
     after: dict = dict(model.field.forward(samples))
     torch.testing.assert_close(after[QNerfHeadNames.FEATURES], before[QNerfHeadNames.FEATURES], atol=1e-4, rtol=1e-3)
-    assert (after[FieldHeadNames.RGB] - before[FieldHeadNames.RGB]).abs().max() > 1e-4
+    change = (after[FieldHeadNames.RGB] - before[FieldHeadNames.RGB]).abs().max()
+    assert (change > 1e-3) == view_dependent
 
 
 @pytest.mark.parametrize(("objective", "pulls"), [("queries", True), ("rgb", False)])
@@ -114,6 +124,32 @@ def test_query_loss_is_the_sum_of_scaled_norms(first: int, second: int) -> None:
     a, b = (torch.randn(4, first + second, generator=generator) for _ in range(2))
     expected = (a - b)[:, :first].norm(dim=-1) / first**0.5 + (a - b)[:, first:].norm(dim=-1) / second**0.5
     torch.testing.assert_close(query_loss(a, b, [first, second]), expected.mean(), atol=1e-4, rtol=1e-4)
+
+
+@given(st.floats(0, 1e4))
+@settings(deadline=None, max_examples=30)
+def test_sparsity_is_an_opacity(density: float) -> None:
+    expected = 1 - math.exp(-0.1 * density)
+    assert sparsity(torch.full((3, 1), density)).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_sparsity_loss_clears_empty_space() -> None:
+    model = build(sparsity_loss_mult=1.0)
+    model.train()
+    optimizer = torch.optim.Adam(model.field.parameters(), lr=1e-2)
+    densities = []
+    for _ in range(20):
+        outputs = model.get_outputs(rays())
+        batch = {"image": torch.rand(7, 3)}
+        losses = model.get_loss_dict(outputs, batch, model.get_metrics_dict(outputs, batch))
+        densities.append(losses["sparsity_loss"].item())
+        losses["sparsity_loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert densities[-1] < 0.2 * densities[0]
+    model.eval()
+    outputs = model.get_outputs(rays())
+    assert "sparsity_loss" not in model.get_loss_dict(outputs, batch)
 
 
 def test_lookup_interpolates_between_cells() -> None:

@@ -277,7 +277,7 @@ def test_score_compares_with_the_truth_and_an_unedited_field(
 ) -> None:
     monkeypatch.setattr(qnerf_edit_tiny.config.pipeline, "final_iterations", 3)
     plain, truth = train_plain(capture, tmp_path, qnerf_edit_tiny.config), load_truth(capture, "novel")
-    for name, image in zip(truth.names, render_views(plain, capture, truth), strict=True):
+    for name, image in zip(truth.names, render_views(plain, capture, truth)[0], strict=True):
         write_png(tmp_path / "unedited" / name, image)
     sheet = tmp_path / "sheet.png"
     figures = score_run(run, capture, tmp_path / "unedited", sheet, Console(quiet=True))

@@ -3,21 +3,25 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from PIL import Image
 
 from qnerf_nerfstudio.controls import Views, load_edit
 from qnerf_nerfstudio.datamanager import dataset_to_scene
+from qnerf_nerfstudio.report import load_truth, render_views
 from qnerf_nerfstudio.scenes import Body, CaptureConfig, Pose, render, sample_body, sample_pose, write_capture
 from qnerf_nerfstudio.scenes.capture import focal_length, orbit_camera, sample_edit
 from qnerf_nerfstudio.scenes.figure import Capsules, capsules, joints
 from qnerf_nerfstudio.scenes.render import intersect_capsules
+from qnerf_nerfstudio.scoring import iou, silhouette
 
 
 def distance_to(points: torch.Tensor, shape: Capsules) -> torch.Tensor:
@@ -156,3 +160,40 @@ def test_orbit_camera_looks_at_the_figure() -> None:
     towards = torch.tensor([0.0, 0.0, 1.0]) - c2w[:, 3]
     assert math.isclose(float(forward @ towards / towards.norm()), 1.0, abs_tol=1e-5)
     assert torch.linalg.det(c2w[:, :3]).item() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_silhouettes_are_found_by_colour_and_not_in_the_empty_room() -> None:
+    c2w, size = orbit_camera(30.0, 20.0, 3.9, 1.0), (128, 128)
+    for seed in (3, 5):
+        body, _, pose = sample_edit(seed)
+        frame, room = (render(body, each, c2w, focal_length(128), size) for each in (pose, None))
+        image, empty = frame.rgb.movedim(-1, 0), room.rgb.movedim(-1, 0)
+        assert iou(silhouette(image, empty, body.palette()), frame.mask) > 0.9
+        blurred = torch.nn.functional.avg_pool2d(empty[None], 5, 1, 2, count_include_pad=False)[0]
+        for other in (empty, blurred):
+            assert silhouette(other, empty, body.palette()).float().mean() < 0.02
+
+
+def test_rendered_depths_are_metric_distances_along_the_optical_axis(tmp_path: Path) -> None:
+    out = tmp_path / "scene"
+    write_capture(out, CaptureConfig(seed=1, views=4, novel_views=2, size=32))
+    truth = load_truth(out, "novel")
+    outputs = NerfstudioDataParserConfig(data=out).setup().get_dataparser_outputs("train")
+    to_scene = dataset_to_scene(outputs, out).double()
+    up = torch.linalg.inv(to_scene[:, :3]).T[:, 2]
+
+    class Floor:
+        """A field that knows nothing but the floor's plane, z = 0 in the capture's coordinates."""
+
+        def get_outputs_for_camera(self, camera: Cameras) -> dict[str, torch.Tensor]:
+            rays = camera.generate_rays(camera_indices=0)
+            distances = (to_scene[:, 3] - rays.origins) @ up[:, None] / (rays.directions.double() @ up[:, None])
+            return {"rgb": torch.zeros(*rays.shape, 3), "expected_depth": distances.float()}
+
+    pipeline = SimpleNamespace(
+        datamanager=SimpleNamespace(train_dataparser_outputs=outputs), model=Floor(), device="cpu", eval=lambda: None
+    )
+    _, depths = render_views(pipeline, out, truth)
+    floor = truth.depths.isfinite() & ~truth.masks
+    assert floor.float().mean() > 0.2
+    torch.testing.assert_close(depths[floor], truth.depths[floor], rtol=1e-3, atol=1e-3)

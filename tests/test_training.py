@@ -8,12 +8,15 @@ from diffusers import StableDiffusionControlNetPipeline
 from rich.console import Console
 from safetensors.torch import load_file
 
+from qnerf_nerfstudio.controls import OPENPOSE_BONES, Views, draw_skeleton
 from qnerf_nerfstudio.editor.config import BUNDLED_FOLDER
-from qnerf_nerfstudio.scenes import Body
+from qnerf_nerfstudio.scenes import Body, Pose
+from qnerf_nerfstudio.scenes.capture import focal_length, orbit_camera
+from qnerf_nerfstudio.scenes.figure import joints
 from qnerf_nerfstudio.scoring import iou, psnr, silhouette
 from qnerf_nerfstudio.training.codec import round_trip_psnr, start_linear
 from qnerf_nerfstudio.training.config import TrainEditorConfig
-from qnerf_nerfstudio.training.data import HELD_OUT, render_pair, to_unit
+from qnerf_nerfstudio.training.data import HELD_OUT, LIMB_BONES, draw_loosely, render_pair, to_unit
 from qnerf_nerfstudio.training.evaluate import edit_pair, load_trained
 from qnerf_nerfstudio.training.models import IMAGE_SIZE, MAX_TOKENS, build_codec, build_tokenizer
 from qnerf_nerfstudio.training.train import train_editor
@@ -41,6 +44,25 @@ def test_pairs_are_reproducible_and_held_out_ones_differ() -> None:
     assert torch.equal(first.controls, again.controls)
     assert not torch.equal(first.images, held.images)
     assert first.caption.startswith("a figure with")
+
+
+def test_loose_controls_leave_out_limbs_and_their_joints() -> None:
+    skeleton = joints(Body(), Pose())
+    bones = [bone for bone in OPENPOSE_BONES if set(bone) <= set(skeleton)]
+    focal = focal_length(128)
+    c2w = torch.stack([orbit_camera(azimuth, 10, 4, 1) for azimuth in (0.0, 90.0, 180.0)])
+    cameras = Views(c2w, torch.tensor([[focal, focal, 64, 64]]).expand(3, 4), torch.zeros(3, 6), (128, 128))
+    generator = torch.Generator().manual_seed(0)
+    whole = draw_skeleton(cameras, skeleton, bones)
+    assert torch.equal(draw_loosely(cameras, skeleton, 0.0, generator), whole)
+    trunk = {name: skeleton[name] for bone in bones if bone not in LIMB_BONES for name in bone}
+    without = draw_skeleton(cameras, trunk, [bone for bone in bones if bone not in LIMB_BONES])
+    assert torch.equal(draw_loosely(cameras, skeleton, 1.0, generator), without)
+    loose = draw_loosely(cameras, skeleton, 0.4, generator)
+    drawn = [int((image != 0).sum()) for image in (without, loose, whole)]
+    assert drawn[0] < drawn[1] < drawn[2]
+    assert torch.equal(render_pair(HELD_OUT, 64).controls, render_pair(HELD_OUT, 64, dropped=0.0).controls)
+    assert not torch.equal(render_pair(HELD_OUT, 64).controls, render_pair(HELD_OUT, 64, dropped=1.0).controls)
 
 
 def test_bundled_editor_fits_its_size() -> None:
@@ -96,7 +118,7 @@ def test_bundled_editor_follows_the_skeleton_and_keeps_the_colours() -> None:
     sources, truths = (to_unit(torch.stack([pair.images[i] for pair in pairs])) for i in (0, 1))
     rooms = to_unit(torch.stack([pair.room for pair in pairs if pair.room is not None]))
     masks = torch.stack([pair.masks for pair in pairs])
-    found = silhouette(edited, rooms)
+    found = silhouette(edited, rooms, torch.stack([pair.palette for pair in pairs]))
     assert iou(found, masks[:, 1]).mean() > iou(found, masks[:, 0]).mean() + 0.1
     unions = masks.any(1)
     assert psnr(edited, truths, unions).mean() > psnr(sources, truths, unions).mean() + 1.5

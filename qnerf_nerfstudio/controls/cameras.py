@@ -23,6 +23,10 @@ class Views:
     def __len__(self) -> int:
         return len(self.c2w)
 
+    def __getitem__(self, chosen: slice) -> "Views":
+        """Some of the views."""
+        return Views(self.c2w[chosen], self.intrinsics[chosen], self.distortion[chosen], self.size)
+
     def resized(self, size: tuple[int, int]) -> "Views":
         """The same cameras with their images resampled to `size` (height, width)."""
         scale_y, scale_x = size[0] / self.size[0], size[1] / self.size[1]

@@ -36,6 +36,8 @@ TARGET_RANGES = {
 }
 """Degrees: the target pose has both arms raised and the legs apart."""
 
+SEED_OFFSET = 2_000_000
+"""Added to a capture's seed, so that no capture shows a body that the bundled editor was trained on."""
 TARGET_HEIGHT = 1.0
 FIELD_OF_VIEW = 38.0
 DISTANCE = (3.7, 4.1)
@@ -92,7 +94,7 @@ def _rings(count: int, offset: float, generator: torch.Generator) -> list[Tensor
 
 def sample_edit(seed: int) -> tuple[Body, Pose, Pose]:
     """The body, source pose and target pose of the capture with this seed."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(SEED_OFFSET + seed)
     return sample_body(generator), sample_pose(generator, SOURCE_RANGES), sample_pose(generator, TARGET_RANGES)
 
 
@@ -114,7 +116,7 @@ def write_capture(out: Path, config: CaptureConfig) -> None:
     if out.exists() and any(out.iterdir()):
         raise FileExistsError(f"{out} is not empty; name a new folder, nothing is overwritten")
     body, source, target = sample_edit(config.seed)
-    generator = torch.Generator().manual_seed(config.seed + 1)
+    generator = torch.Generator().manual_seed(SEED_OFFSET + config.seed + 1)
     cameras = [("train", c2w) for c2w in _rings(config.views, 0.0, generator)]
     cameras += [("novel", c2w) for c2w in _rings(config.novel_views, 0.5, generator)]
     focal, size = focal_length(config.size), (config.size, config.size)

@@ -59,6 +59,11 @@ class Body:
     texture_phase: float = 0.0
     """Shifts the patterns of floor and background, in radians."""
 
+    def palette(self) -> Float[Tensor, "4 3"]:
+        """Colours of the figure's parts: skin, shirt, trousers and hat (skin again where there is none)."""
+        hat = self.skin if self.hat == "none" else self.hat
+        return torch.tensor([COLOURS[name] for name in (self.skin, self.shirt, self.trousers, hat)])
+
     def caption(self) -> str:
         """The prompt that names every colour of the figure and its room."""
         hat = "" if self.hat == "none" else f" a {self.hat} hat and"

@@ -1,5 +1,6 @@
 """Training pairs from the procedural domain: one body, one camera, two poses."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,12 @@ from qnerf_nerfstudio.scenes.render import Frame, render
 
 HELD_OUT = 1_000_000
 """Pairs from this index on are never trained on."""
+LIMB_BONES = tuple(bone for bone in OPENPOSE_BONES if bone[1].endswith(("elbow", "wrist", "knee", "ankle")))
+"""The bones of arms and legs, which a loose control may leave out."""
+LOOSE_CONTROLS = 0.5
+"""Share of the training images whose control is a loose one."""
+DROPPED_BONES = 0.4
+"""Share of the limb bones that a loose control leaves out."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +36,39 @@ class Pair:
     """The room without the figure, where asked for."""
     caption: str
     """The prompt that names the colours."""
+    palette: Float[Tensor, "4 3"]
+    """Colours of the figure's parts."""
 
 
-def render_pair(index: int, size: int, with_room: bool = False) -> Pair:
+def draw_loosely(
+    views: Views, skeleton: Mapping[str, Float[Tensor, "3"]], dropped: float, generator: torch.Generator
+) -> UInt8[Tensor, "V H W 3"]:
+    """Draw a skeleton of the figure into every view, leaving out a share of the limb bones, other ones in every view.
+
+    This is what a pose detector does to limbs that it does not see: a joint that no bone is left of goes with them.
+    """
+    images = []
+    for index in range(len(views)):
+        drawn = torch.rand(len(LIMB_BONES), generator=generator) >= dropped
+        hidden = {bone for bone, kept in zip(LIMB_BONES, drawn.tolist(), strict=True) if not kept}
+        bones = [bone for bone in OPENPOSE_BONES if set(bone) <= set(skeleton) and bone not in hidden]
+        names = {name for bone in bones for name in bone}
+        visible = {name: at for name, at in skeleton.items() if name in names}
+        images.append(draw_skeleton(views[index : index + 1], visible, bones))
+    return torch.cat(images)
+
+
+def render_pair(index: int, size: int, with_room: bool = False, dropped: float | None = None) -> Pair:
     """The training pair with this index, always the same: body, camera and two poses are drawn with it as the seed.
 
     Half of the poses are those of captures (at rest, arms raised), half come from the whole range of poses.
+
+    Args:
+        index: Number of the pair.
+        size: Width and height of the images in pixels.
+        with_room: Render the empty room too.
+        dropped: Share of the limb bones that both controls leave out; by default that of training for training pairs,
+            none for held-out ones.
     """
     generator = torch.Generator().manual_seed(index)
     body = sample_body(generator)
@@ -47,14 +81,19 @@ def render_pair(index: int, size: int, with_room: bool = False) -> Pair:
     views = Views(c2w[None], torch.tensor([[focal, focal, size / 2, size / 2]]), torch.zeros(1, 6), (size, size))
     frames = [render(body, pose, c2w, focal, (size, size)) for pose in poses]
     skeletons = [joints(body, pose) for pose in poses]
-    bones = [bone for bone in OPENPOSE_BONES if bone[0] in skeletons[0] and bone[1] in skeletons[0]]
+    shares = [dropped or 0.0] * 2
+    if dropped is None and index < HELD_OUT:
+        shares = [DROPPED_BONES if value < LOOSE_CONTROLS else 0.0 for value in torch.rand(2, generator=generator)]
     room = render(body, None, c2w, focal, (size, size)) if with_room else None
     return Pair(
         images=torch.stack([_bytes(frame) for frame in frames]),
-        controls=torch.cat([draw_skeleton(views, skeleton, bones) for skeleton in skeletons]),
+        controls=torch.cat(
+            [draw_loosely(views, each, share, generator) for each, share in zip(skeletons, shares, strict=True)]
+        ),
         masks=torch.stack([frame.mask for frame in frames]),
         room=None if room is None else _bytes(room),
         caption=body.caption(),
+        palette=body.palette(),
     )
 
 

@@ -60,10 +60,11 @@ def evaluate(editor: ControlNetEditor, console: Console, count: int, sheet: Path
     edited = torch.cat([edit_pair(editor, pairs[start : start + 8]) for start in range(0, count, 8)])
     sources, truths = (to_unit(torch.stack([pair.images[i] for pair in pairs])) for i in (0, 1))
     rooms = to_unit(torch.stack([pair.room for pair in pairs if pair.room is not None]))
+    found = silhouette(edited, rooms, torch.stack([pair.palette for pair in pairs]))
     unions = torch.stack([pair.masks.any(0) for pair in pairs])
     round_trip = torch.cat([editor.decode(editor.encode(part.to(editor.device))).cpu() for part in truths.split(8)])
     figures = {
-        "silhouette IoU": iou(silhouette(edited, rooms), torch.stack([pair.masks[1] for pair in pairs])).mean(),
+        "silhouette IoU": iou(found, torch.stack([pair.masks[1] for pair in pairs])).mean(),
         "PSNR in the union, dB": psnr(edited, truths, unions).mean(),
         "the same of the source, dB": psnr(sources, truths, unions).mean(),
         "PSNR whole image, dB": psnr(edited, truths, None).mean(),

@@ -1,0 +1,147 @@
+"""Consistency of edits against the truth: consolidation and other recipes, all with the bundled editor.
+
+    python benchmarks/consistency.py --setting loose --seeds 0 1 2 3
+
+Every cell (setting x seed x method) makes edited views of a procedural capture, trains the final field on them, and a
+second one on every other of them, which is scored on the rest. Cells that are done are read back, so the command goes
+on where it stopped; their figures are committed, their images are not.
+"""
+
+import copy
+import json
+import os
+import platform
+import shutil
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import get_args
+
+import torch
+import tyro
+from nerfstudio.engine.trainer import TrainerConfig
+from recipes import Method, Recipes, read_views
+from rich.console import Console
+from settings import Setting, write_scene
+from table import write_table
+from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from qnerf_nerfstudio.config import qnerf_edit_tiny
+from qnerf_nerfstudio.pipeline import QNerfPipelineConfig
+from qnerf_nerfstudio.plain import train_plain
+from qnerf_nerfstudio.report import load_truth, render_views, write_sheet
+from qnerf_nerfstudio.scenes.capture import sample_edit
+from qnerf_nerfstudio.scenes.render import render
+from qnerf_nerfstudio.scoring import iou, psnr, silhouette
+from qnerf_nerfstudio.store import write_json, write_png
+
+
+@dataclass
+class Benchmark:
+    """Compare recipes for consistent edits on procedural captures."""
+
+    setting: Setting = "loose"
+    """"tight" states the whole skeleton in every view; "loose" leaves out four of ten limb bones, others in every view;
+    "wrong" draws another pose into every fifth view."""
+    seeds: tuple[int, ...] = tuple(range(8))
+    """Seeds of the captures."""
+    methods: tuple[Method, ...] = get_args(Method)
+    """Recipes to compare."""
+    out: Path = Path("benchmarks/results/consistency")
+    """Folder for cells, table, figures and sheets."""
+    field_iterations: int = 800
+    """Training steps of the fields that the edited views are judged by."""
+    views: int = 24
+    """Photos of a capture."""
+    table: bool = False
+    """Only write the table of the cells that are done."""
+
+
+def field_settings(iterations: int) -> TrainerConfig:
+    """The settings of the fields that edited views are judged by: those of qnerf-edit-tiny."""
+    edit = copy.deepcopy(qnerf_edit_tiny.config)
+    assert isinstance(edit.pipeline, QNerfPipelineConfig)
+    edit.pipeline.final_iterations = iterations
+    return edit
+
+
+def write_views(folder: Path, capture: Path, images: Tensor, every: int) -> None:
+    """A dataset of edited views; one in `every` views, from the second on, is not trained on (1: all are)."""
+    meta = json.loads((capture / "transforms.json").read_text())
+    names = [frame["file_path"] for frame in meta["frames"]]
+    held_out = names[1::every] if every > 1 else names[1:2]
+    meta["train_filenames"] = [name for name in names if every == 1 or name not in held_out]
+    meta["val_filenames"] = meta["test_filenames"] = held_out
+    for name, image in zip(names, images, strict=True):
+        write_png(folder / name, image)
+    write_json(folder / "transforms.json", meta)
+
+
+def measure(method: Method, seed: int, config: Benchmark, folder: Path) -> dict[str, float]:
+    """All figures of a cell."""
+    capture, cell = folder / "capture", folder / method
+    started = time.monotonic()
+    edited = Recipes(capture, cell / "run", field_settings(config.field_iterations), seed).edited_views(method)
+    seconds = (time.monotonic() - started) / len(edited)
+    captured, novel = load_truth(capture, "train"), load_truth(capture, "novel")
+    write_views(cell / "all", capture, edited, every=1)
+    write_views(cell / "half", capture, edited, every=2)
+    field = train_plain(cell / "all", cell / "fields", field_settings(config.field_iterations))
+    images, depths = render_views(field, cell / "all", novel)
+    half = train_plain(cell / "half", cell / "fields", field_settings(config.field_iterations))
+    other = slice(1, None, 2)
+    unseen = replace(captured, c2w=captured.c2w[other])
+    again, _ = render_views(half, cell / "half", unseen)
+    body = sample_edit(seed)[0]
+    focal, size = novel.meta["fl_x"], (novel.meta["h"], novel.meta["w"])
+    palette = body.palette().expand(len(images), -1, -1)
+    rooms = torch.stack([render(body, None, c2w, focal, size).rgb for c2w in novel.c2w]).movedim(-1, 1)
+    _, similarity = structural_similarity_index_measure(images, novel.images, data_range=1.0, return_full_image=True)
+    for name, image in zip(novel.names, images, strict=True):
+        write_png(cell / "novel" / name, image)
+    for name, image in zip(captured.names, edited, strict=True):
+        write_png(cell / "edited" / name, image)
+    figures = {
+        "edited, union, dB": psnr(edited, captured.images, captured.unions).mean(),
+        "novel, union, dB": psnr(images, novel.images, novel.unions).mean(),
+        "novel, whole, dB": psnr(images, novel.images, None).mean(),
+        "novel, union, SSIM": similarity.mean(1)[novel.unions].mean(),
+        "novel, IoU": iou(silhouette(images, rooms, palette), novel.masks).mean(),
+        "depth error": (depths / novel.depths - 1).abs()[novel.masks].mean(),
+        "consistency, union, dB": psnr(again, edited[other], captured.unions[other]).mean(),
+    }
+    shutil.rmtree(cell / "run", ignore_errors=True)
+    shutil.rmtree(cell / "fields", ignore_errors=True)
+    return {**{name: round(float(value), 4) for name, value in figures.items()}, "s a view": round(seconds, 2)}
+
+
+def main(config: Benchmark) -> None:
+    """Fill the cells that are missing, then write the table."""
+    console = Console()
+    cells = [(seed, method) for seed in config.seeds for method in config.methods]
+    for number, (seed, method) in enumerate(cells):
+        folder = config.out / config.setting / str(seed)
+        path = folder / method / "figures.json"
+        if not path.exists() and not config.table:
+            if not (folder / "capture/done").exists():
+                shutil.rmtree(folder / "capture", ignore_errors=True)
+                write_scene(folder / "capture", seed, config.views, config.setting)
+                (folder / "capture/done").touch()
+            shutil.rmtree(path.parent, ignore_errors=True)
+            write_json(path, measure(method, seed, config, folder))
+        if path.exists():
+            console.print(f"{number + 1}/{len(cells)} seed {seed}, {method}: {path.read_text()}", soft_wrap=True)
+    for seed in config.seeds:
+        folder = config.out / config.setting / str(seed)
+        done = {method: folder / method / "novel" for method in config.methods if (folder / method / "novel").exists()}
+        if done:
+            rows = {"truth": load_truth(folder / "capture", "novel").images}
+            rows |= {method: read_views(views) for method, views in done.items()}
+            write_sheet(config.out / config.setting / f"{seed}.png", rows, columns=4)
+    machine = f"{os.cpu_count()} cores ({platform.machine()}), torch {torch.__version__}"
+    console.print(write_table(config.out / config.setting, machine), soft_wrap=True, markup=False)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Benchmark))

@@ -1,0 +1,134 @@
+"""Every recipe of the consistency benchmark: from a capture to its edited views."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from baselines import Scene, denoise_render, invert, reference_attention, token_propagation
+from nerfstudio.engine.trainer import TrainerConfig
+from settings import views_of
+from torch import Tensor
+
+from qnerf_nerfstudio.controls import control_images, load_edit
+from qnerf_nerfstudio.editor.editor import Prompts
+from qnerf_nerfstudio.editor.loading import load_editor
+from qnerf_nerfstudio.pipeline import QNerfPipelineConfig
+from qnerf_nerfstudio.plain import train_plain
+from qnerf_nerfstudio.report import load_truth, render_views
+from qnerf_nerfstudio.store import load_images
+
+Method = Literal[
+    "ceiling",
+    "unedited",
+    "per-view",
+    "one-shot",
+    "progressive",
+    "progressive, blend",
+    "progressive, replace",
+    "dataset update",
+    "reference attention",
+    "token propagation",
+]
+PRODUCT: dict[str, list[str]] = {
+    "per-view": ["--pipeline.consolidation", "none"],
+    "one-shot": ["--pipeline.consolidation", "one-shot"],
+    "progressive": ["--pipeline.editor.mode", "guidance"],
+    "progressive, blend": ["--pipeline.editor.mode", "blend"],
+    "progressive, replace": ["--pipeline.editor.mode", "replace"],
+}
+"""Recipes that are settings of the product, as options of ns-train."""
+UPDATE_ROUNDS = 3
+"""How often dataset update replaces every view."""
+UPDATE_ITERATIONS = 10
+"""Training steps between two of its replacements, as Instruct-NeRF2NeRF's."""
+
+
+def read_views(folder: Path) -> Tensor:
+    """All views in a folder in the order of their names, [V, 3, H, W]."""
+    return torch.stack(load_images(sorted(folder.glob("*.png")))).movedim(-1, 1)
+
+
+@dataclass
+class Recipes:
+    """Makes edited views of one capture."""
+
+    capture: Path
+    """The capture."""
+    work: Path
+    """Folder for what a recipe leaves behind."""
+    field: TrainerConfig
+    """Settings of the edit and of plain fields."""
+    seed: int
+    """Seed of what a recipe draws at random."""
+
+    def edited_views(self, method: Method) -> Tensor:
+        """Views in [0, 1], in the order of the capture's frames, [V, 3, H, W]."""
+        if method in PRODUCT:
+            return self._product(PRODUCT[method])
+        if method == "ceiling":
+            return load_truth(self.capture, "train").images
+        if method == "unedited":
+            return read_views(self.capture / "images")
+        if method == "dataset update":
+            return self._dataset_update()
+        if method == "reference attention":
+            return reference_attention(self._scene())
+        return token_propagation(self._scene(), torch.Generator().manual_seed(self.seed))
+
+    def _product(self, options: list[str]) -> Tensor:
+        """Edit with ns-train, as a user does."""
+        self.work.mkdir(parents=True)
+        where = ["--output-dir", self.work, "--experiment-name", "e", "--timestamp", "t", "--vis", "tensorboard"]
+        command = [Path(sys.executable).parent / "ns-train", "qnerf-edit-tiny", "--data", self.capture, *where]
+        with (self.work / "log.txt").open("w") as log:
+            words = [str(word) for word in (*command, "--pipeline.final-iterations", "1", *options)]
+            subprocess.run(words, check=True, stdout=log, stderr=log)
+        return read_views(self.work / "e/qnerf-edit-tiny/t/edit/images")
+
+    def _scene(self) -> Scene:
+        """The capture as the baselines take it, inverted."""
+        pipeline = self.field.pipeline
+        assert isinstance(pipeline, QNerfPipelineConfig)
+        editor = load_editor(pipeline.editor, "cpu")
+        views = views_of(self.capture)
+        frames = json.loads((self.capture / "transforms.json").read_text())["frames"]
+        names = [Path(frame["file_path"]).name for frame in frames]
+        edit = load_edit(self.capture / "edit.json")
+        source, target = control_images(edit, self.capture, views, names, torch.eye(4)[:3], views.size)
+        photos = read_views(self.capture / "images")
+        prompts = Prompts(*map(editor.encode_prompt, (edit.source_prompt, edit.prompt, edit.negative_prompt)))
+        return Scene(editor, prompts, photos, source, target, invert(editor, prompts, photos, source, pipeline.chunk))
+
+    def _dataset_update(self) -> Tensor:
+        """Instruct-NeRF2NeRF's recipe: a field of the photos trains on while its renders are edited, view by view."""
+        scene = self._scene()
+        pipeline = train_plain(self.capture, self.work, self.field)
+        truth = load_truth(self.capture, "train")
+        generator = torch.Generator().manual_seed(self.seed)
+        manager = pipeline.datamanager
+        cached = manager.train_image_dataloader.cached_collated_batch  # pyright: ignore[reportAttributeAccessIssue]
+        training = [path.name for path in manager.train_dataset.image_filenames]  # pyright: ignore
+        rows = {training[int(index)]: row for row, index in enumerate(cached["image_idx"])}
+        optimizer = torch.optim.Adam(pipeline.parameters(), lr=3e-3, eps=1e-15)
+        edited = scene.photos.clone()
+        step = 0
+        for _ in range(UPDATE_ROUNDS):
+            for view in torch.randperm(len(truth.names), generator=generator).tolist():
+                camera = replace(truth, c2w=truth.c2w[view : view + 1])
+                start = int(torch.randint(1, scene.editor.num_steps - 1, (), generator=generator))
+                image = render_views(pipeline, self.capture, camera)[0][0]
+                edited[view] = denoise_render(scene, view, image, start, generator)
+                if truth.names[view] in rows:
+                    cached["image"][rows[truth.names[view]]] = edited[view].movedim(0, -1)
+                pipeline.train()
+                for _ in range(UPDATE_ITERATIONS):
+                    losses = pipeline.get_train_loss_dict(step)[1]
+                    torch.stack(list(losses.values())).sum().backward()
+                    optimizer.step()
+                    optimizer.zero_grad()
+                    step += 1
+        return edited

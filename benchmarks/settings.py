@@ -1,0 +1,57 @@
+"""The benchmark's scenes: procedural captures whose control states the edit tightly, loosely, or wrongly in part."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from qnerf_nerfstudio.controls import Views
+from qnerf_nerfstudio.scenes import CaptureConfig, write_capture
+from qnerf_nerfstudio.scenes.capture import TARGET_RANGES, sample_edit
+from qnerf_nerfstudio.scenes.figure import joints, sample_pose
+from qnerf_nerfstudio.store import write_json, write_png
+from qnerf_nerfstudio.training.data import DROPPED_BONES, draw_loosely, to_unit
+
+Setting = Literal["tight", "loose", "wrong"]
+WRONG_EVERY = 5
+"""In the "wrong" setting, one in this number of views follows another pose."""
+
+
+def views_of(capture: Path) -> Views:
+    """The cameras of a capture, in the order of its frames."""
+    meta = json.loads((capture / "transforms.json").read_text())
+    count = len(meta["frames"])
+    return Views(
+        c2w=torch.tensor([frame["transform_matrix"][:3] for frame in meta["frames"]]),
+        intrinsics=torch.tensor([[meta["fl_x"], meta["fl_y"], meta["cx"], meta["cy"]]] * count),
+        distortion=torch.zeros(count, 6),
+        size=(meta["h"], meta["w"]),
+    )
+
+
+def write_scene(out: Path, seed: int, views: int, setting: Setting) -> None:
+    """Write the capture with this seed, and the control images of the setting in the place of its skeleton."""
+    write_capture(out, CaptureConfig(seed=seed, views=views))
+    if setting == "tight":
+        return
+    generator = torch.Generator().manual_seed(seed)
+    body, source, target = sample_edit(seed)
+    wrong = replace(sample_pose(generator, TARGET_RANGES), lean=target.lean)
+    cameras = views_of(out)
+    dropped = DROPPED_BONES if setting == "loose" else 0.0
+    drawings = {
+        "source": draw_loosely(cameras, joints(body, source), 0.0, generator),
+        "target": draw_loosely(cameras, joints(body, target), dropped, generator),
+    }
+    if setting == "wrong":
+        others = slice(None, None, WRONG_EVERY)
+        drawings["target"][others] = draw_loosely(cameras[others], joints(body, wrong), 0.0, generator)
+    names = [frame["file_path"] for frame in json.loads((out / "transforms.json").read_text())["frames"]]
+    for key, images in drawings.items():
+        for name, image in zip(names, to_unit(images), strict=True):
+            write_png(out / "controls" / key / Path(name).name, image)
+    edit = json.loads((out / "edit.json").read_text())
+    edit["control"] = {"type": "images", "source": "controls/source", "target": "controls/target"}
+    write_json(out / "edit.json", edit)
