@@ -7,8 +7,6 @@ second one on every other of them, which is scored on the rest. Cells that are d
 on where it stopped; their figures are committed, their images are not.
 """
 
-import copy
-import json
 import os
 import platform
 import shutil
@@ -19,16 +17,12 @@ from typing import get_args
 
 import torch
 import tyro
-from nerfstudio.engine.trainer import TrainerConfig
 from recipes import Method, Recipes, read_views
 from rich.console import Console
-from settings import Setting, write_scene
+from settings import Setting, field_settings, write_scene, write_views
 from table import write_table
-from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from qnerf_nerfstudio.config import qnerf_edit_tiny
-from qnerf_nerfstudio.pipeline import QNerfPipelineConfig
 from qnerf_nerfstudio.plain import train_plain
 from qnerf_nerfstudio.report import load_truth, render_views, write_sheet
 from qnerf_nerfstudio.scenes.capture import sample_edit
@@ -56,26 +50,6 @@ class Benchmark:
     """Photos of a capture."""
     table: bool = False
     """Only write the table of the cells that are done."""
-
-
-def field_settings(iterations: int) -> TrainerConfig:
-    """The settings of the fields that edited views are judged by: those of qnerf-edit-tiny."""
-    edit = copy.deepcopy(qnerf_edit_tiny.config)
-    assert isinstance(edit.pipeline, QNerfPipelineConfig)
-    edit.pipeline.final_iterations = iterations
-    return edit
-
-
-def write_views(folder: Path, capture: Path, images: Tensor, every: int) -> None:
-    """A dataset of edited views; one in `every` views, from the second on, is not trained on (1: all are)."""
-    meta = json.loads((capture / "transforms.json").read_text())
-    names = [frame["file_path"] for frame in meta["frames"]]
-    held_out = names[1::every] if every > 1 else names[1:2]
-    meta["train_filenames"] = [name for name in names if every == 1 or name not in held_out]
-    meta["val_filenames"] = meta["test_filenames"] = held_out
-    for name, image in zip(names, images, strict=True):
-        write_png(folder / name, image)
-    write_json(folder / "transforms.json", meta)
 
 
 def measure(method: Method, seed: int, config: Benchmark, folder: Path) -> dict[str, float]:

@@ -1,13 +1,18 @@
-"""The benchmark's scenes: procedural captures whose control states the edit tightly, loosely, or wrongly in part."""
+"""What benchmarks start from: captures whose control states the edit tightly, loosely or wrongly, and fields."""
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import torch
+from nerfstudio.engine.trainer import TrainerConfig
+from torch import Tensor
 
+from qnerf_nerfstudio.config import qnerf_edit_tiny
 from qnerf_nerfstudio.controls import Views
+from qnerf_nerfstudio.pipeline import QNerfPipelineConfig
 from qnerf_nerfstudio.scenes import CaptureConfig, write_capture
 from qnerf_nerfstudio.scenes.capture import TARGET_RANGES, sample_edit
 from qnerf_nerfstudio.scenes.figure import joints, sample_pose
@@ -55,3 +60,23 @@ def write_scene(out: Path, seed: int, views: int, setting: Setting) -> None:
     edit = json.loads((out / "edit.json").read_text())
     edit["control"] = {"type": "images", "source": "controls/source", "target": "controls/target"}
     write_json(out / "edit.json", edit)
+
+
+def field_settings(iterations: int) -> TrainerConfig:
+    """The settings of the fields that edited views are judged by: those of qnerf-edit-tiny."""
+    edit = copy.deepcopy(qnerf_edit_tiny.config)
+    assert isinstance(edit.pipeline, QNerfPipelineConfig)
+    edit.pipeline.final_iterations = iterations
+    return edit
+
+
+def write_views(folder: Path, capture: Path, images: Tensor, every: int) -> None:
+    """A dataset of edited views; one in `every` views, from the second on, is not trained on (1: all are)."""
+    meta = json.loads((capture / "transforms.json").read_text())
+    names = [frame["file_path"] for frame in meta["frames"]]
+    held_out = names[1::every] if every > 1 else names[1:2]
+    meta["train_filenames"] = [name for name in names if every == 1 or name not in held_out]
+    meta["val_filenames"] = meta["test_filenames"] = held_out
+    for name, image in zip(names, images, strict=True):
+        write_png(folder / name, image)
+    write_json(folder / "transforms.json", meta)

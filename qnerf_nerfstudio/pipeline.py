@@ -29,7 +29,7 @@ from qnerf_nerfstudio.editor import EditorConfig
 from qnerf_nerfstudio.errors import UserError
 from qnerf_nerfstudio.grids import changed, relative_errors, render_codes, render_source_depths
 from qnerf_nerfstudio.model import QNerfModel, QNerfModelConfig
-from qnerf_nerfstudio.plan import Consolidation, Plan, PlanConfig, Slice, Stage, Task
+from qnerf_nerfstudio.plan import Consolidation, Plan, PlanConfig, Slice, Task
 from qnerf_nerfstudio.seeds import seed_everything
 from qnerf_nerfstudio.store import EditStore, load_images, write_json, write_png
 
@@ -290,7 +290,7 @@ class QNerfPipeline(VanillaPipeline):
         # The first stage that a process enters, unless at its start, goes on with the state that the trainer loaded.
         resumed = self._stage_number is None and not fresh
         self._stage_number = number
-        CONSOLE.log(f"Stage {number + 1} of {len(self._plan.stages)}: {_describe(stage)} ({stage.length} steps)")
+        CONSOLE.log(f"Stage {number + 1} of {len(self._plan.stages)}: {stage.description} ({stage.length} steps)")
         fitted = stage.interval if stage.task == Task.FIT else stage.interval - 1
         final = stage.task == Task.FINAL
         if stage.task == Task.FIT and not self._store.has("depths"):
@@ -406,17 +406,3 @@ class QNerfPipeline(VanillaPipeline):
             images = F.interpolate(images, self._views.size, mode="bicubic", antialias=True).clamp(0, 1)
         for view, image in zip(self._plan.views_of(chunk), images, strict=True):
             write_png(self._store.root / folder / f"{self.datamanager.filenames[view].stem}.png", image)
-
-
-def _describe(stage: Stage) -> str:
-    """A stage in words."""
-    words = {
-        Task.INVERT: "inversion of the source views",
-        Task.DENOISE: f"editing, interval {stage.interval + 1}",
-        Task.LOOK_AHEAD: f"look-ahead, interval {stage.interval + 1}",
-        Task.EXTRACT: f"extraction of queries, interval {stage.interval + 1}",
-        Task.FIT: f"QNeRF fit, interval {stage.interval + 1}",
-        Task.DECODE: "decoding of the edited views",
-        Task.FINAL: "final field on the edited views",
-    }
-    return words[stage.task]

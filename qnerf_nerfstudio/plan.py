@@ -64,6 +64,20 @@ class Stage:
     length: int
     """Number of training steps."""
 
+    @property
+    def description(self) -> str:
+        """The stage in words."""
+        words = {
+            Task.INVERT: "inversion of the source views",
+            Task.DENOISE: f"editing, interval {self.interval + 1}",
+            Task.LOOK_AHEAD: f"look-ahead, interval {self.interval + 1}",
+            Task.EXTRACT: f"extraction of queries, interval {self.interval + 1}",
+            Task.FIT: f"QNeRF fit, interval {self.interval + 1}",
+            Task.DECODE: "decoding of the edited views",
+            Task.FINAL: "final field on the edited views",
+        }
+        return words[self.task]
+
 
 @dataclass(frozen=True)
 class PlanConfig:
