@@ -170,7 +170,12 @@ class QNerfModel(NerfactoModel):
         """Render colour, depth, accumulation and query codes of rays."""
         if self.training:
             self.camera_optimizer.apply_to_raybundle(ray_bundle)
+        counters = self.get_extra_state()
         samples, weights_list, samples_list = self.proposal_sampler(ray_bundle, density_fns=self.density_fns)
+        if not self.training:
+            # Nerfstudio's sampler counts a render as an update of the proposal networks; what was looked at meanwhile,
+            # in the viewer or before a kill, must not change the training that follows.
+            self.set_extra_state(counters)
         field_outputs: dict[Any, Tensor] = dict(self.field.forward(samples))
         if self.config.use_gradient_scaling:
             field_outputs = dict(scale_gradients_by_distance_squared(field_outputs, samples))

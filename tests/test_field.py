@@ -104,6 +104,16 @@ def test_stages_start_afresh_or_keep_the_geometry(model: QNerfModel) -> None:
     assert (model.objective, model.stage_start) == ("rgb", 20)
 
 
+def test_looking_at_the_field_does_not_change_its_training(model: QNerfModel) -> None:
+    model.set_extra_state({"steps_since_update": 3, "step": 5})
+    model.eval()
+    model.get_outputs(rays())
+    assert model.get_extra_state() == {"steps_since_update": 3, "step": 5}
+    model.train()
+    model.get_outputs(rays())
+    assert model.get_extra_state() == {"steps_since_update": 0, "step": 5}
+
+
 def test_depth_loss_ignores_unknown_depths(model: QNerfModel) -> None:
     model.train()
     model.objective = "queries"

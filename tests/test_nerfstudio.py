@@ -22,7 +22,7 @@ from qnerf_nerfstudio.demo import environment_with_ffmpeg
 from qnerf_nerfstudio.plain import train_plain
 from qnerf_nerfstudio.report import load_truth, render_views, score_run
 from qnerf_nerfstudio.scenes import CaptureConfig, write_capture
-from qnerf_nerfstudio.store import load_images, write_png
+from qnerf_nerfstudio.store import write_png
 
 SCRIPTS = Path(sys.executable).parent
 SHORT = [
@@ -129,9 +129,8 @@ def test_killed_run_goes_on(run: Path, capture: Path, tmp_path: Path) -> None:
     resumed = train(capture, tmp_path, "--load-dir", str(checkpoints))
     names = sorted(path.name for path in (run / "edit/images").iterdir())
     assert sorted(path.name for path in (resumed / "edit/images").iterdir()) == names
-    images = [torch.stack(load_images([each / "edit/images" / name for name in names])) for each in (run, resumed)]
-    # The fields of the two runs differ in their last bits, for a reason not found yet; guidance passes that on.
-    assert (images[0] - images[1]).abs().max() < 0.02
+    for name in names:
+        assert (resumed / "edit/images" / name).read_bytes() == (run / "edit/images" / name).read_bytes()
     length = yaml.load((run / "config.yml").read_text(), Loader=yaml.Loader).max_num_iterations
     assert [path.name for path in checkpoints.iterdir()] == [f"step-{length - 1:09d}.ckpt"]
     assert yaml.load((resumed / "config.yml").read_text(), Loader=yaml.Loader).max_num_iterations == length
