@@ -124,7 +124,7 @@ _tiny.pipeline = QNerfPipelineConfig(
     tau=4,
     chunk=8,
     fit_iterations=200,
-    final_iterations=800,
+    final_iterations=1200,
 )
 
 qnerf_edit = MethodSpecification(

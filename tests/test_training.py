@@ -70,6 +70,8 @@ def test_bundled_editor_fits_its_size() -> None:
     assert size <= 40e6
     assert not [path for path in BUNDLED_FOLDER.rglob("*") if path.suffix in {".bin", ".pt", ".ckpt", ".pkl"}]
     assert (BUNDLED_FOLDER / "README.md").exists()
+    for path in BUNDLED_FOLDER.rglob("*.json"):
+        assert "_name_or_path" not in path.read_text()
 
 
 def train(folder: Path, codec_steps: int, denoiser_steps: int, initial: Path | None = None) -> None:
@@ -109,6 +111,8 @@ def test_training_starts_from_a_model_set(tmp_path: Path) -> None:
     for path in BUNDLED_FOLDER.rglob("*.safetensors"):
         ours, theirs = load_file(tmp_path / "out" / path.relative_to(BUNDLED_FOLDER)), load_file(path)
         assert all(torch.equal(ours[name], value) for name, value in theirs.items())
+    for path in BUNDLED_FOLDER.glob("*/config.json"):
+        assert (tmp_path / "out" / path.relative_to(BUNDLED_FOLDER)).read_text().count("_name_or_path") == 0
 
 
 def test_bundled_editor_follows_the_skeleton_and_keeps_the_colours() -> None:

@@ -204,6 +204,10 @@ def export(
     for name, part in parts.items():
         assert isinstance(part, AutoencoderKL | ControlNetModel | UNet2DConditionModel) or name == "text_encoder"
         copy.deepcopy(part).half().save_pretrained(out / name)
+        # Parts that started from a model set remember its folder, which means nothing elsewhere.
+        settings = json.loads((out / name / "config.json").read_text())
+        settings.pop("_name_or_path", None)
+        (out / name / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
     tokenizer.save_pretrained(out / "tokenizer")
     scheduler.save_pretrained(out / "scheduler")
     index = {
