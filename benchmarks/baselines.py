@@ -94,7 +94,7 @@ def shared_attention(editor: ControlNetEditor, layer: Any) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _sample(scene: Scene, layer_of_step: Callable[[], Any]) -> Float[Tensor, "V 3 H W"]:
+def sample(scene: Scene, layer_of_step: Callable[[], Any]) -> Float[Tensor, "V 3 H W"]:
     """Sample all views in one batch; `layer_of_step` makes each timestep's attention of the edited views."""
     editor, prompts = scene.editor, scene.prompts
     latents = scene.trajectory[0]
@@ -122,7 +122,7 @@ def reference_attention(scene: Scene) -> Float[Tensor, "V 3 H W"]:
         ]
         return OWN_SHARE * own + (1 - OWN_SHARE) * torch.stack(others).mean(0)
 
-    return _sample(scene, lambda: layer)
+    return sample(scene, lambda: layer)
 
 
 def token_propagation(scene: Scene, generator: torch.Generator) -> Float[Tensor, "V 3 H W"]:
@@ -158,7 +158,7 @@ def token_propagation(scene: Scene, generator: torch.Generator) -> Float[Tensor,
 
         return layer
 
-    return _sample(scene, layer_of_step)
+    return sample(scene, layer_of_step)
 
 
 @torch.no_grad()

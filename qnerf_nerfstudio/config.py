@@ -97,6 +97,7 @@ _tiny.pipeline = QNerfPipelineConfig(
         # Captures are scaled so that cameras stand about 1 from what they look at; nothing close to them is matter.
         near_plane=0.3,
         far_plane=20.0,
+        sparsity_steps=400,
         implementation="torch",
         num_levels=8,
         log2_hashmap_size=15,

@@ -42,8 +42,11 @@ class QNerfModelConfig(NerfactoModelConfig):
     explain the difference by direction does so with fog before every camera: even on true edited views, novel views
     lose 4 to 5 dB by it (benchmarks/README.md)."""
     sparsity_loss_mult: float = 0.1
-    """Weight of the loss on density at random points of the scene box. Without it edited views, which differ a little,
-    are explained by fog; novel views gain 4 dB by it, and lose again at 0.5 (benchmarks/README.md)."""
+    """Weight of the loss on density at random points of the scene box, at the start of a stage. Without it edited
+    views, which differ a little, are explained by fog; novel views gained 4 dB by it (benchmarks/README.md)."""
+    sparsity_steps: int = 2000
+    """The sparsity loss fades to nothing over this many steps of a stage: it is to clear the first fog, and would thin
+    surfaces if it stayed (benchmarks/README.md)."""
     sparsity_points: int = 1024
     """Random points per training step of the sparsity loss."""
     query_loss_mult: float = 1.0
@@ -210,10 +213,11 @@ class QNerfModel(NerfactoModel):
         losses = super().get_loss_dict(outputs, batch, metrics_dict)
         if self.objective == "queries":
             losses["rgb_loss"] = losses["rgb_loss"] * self.config.preview_loss_mult
-        if self.training and self.config.sparsity_loss_mult > 0:
+        faded = self.config.sparsity_loss_mult * max(0.0, 1 - self.step / self.config.sparsity_steps)
+        if self.training and faded > 0:
             low, high = self.scene_box.aabb.to(self.device)
             points = low + (high - low) * torch.rand(self.config.sparsity_points, 3, device=self.device)
-            losses["sparsity_loss"] = self.config.sparsity_loss_mult * sparsity(self.field.density_fn(points))
+            losses["sparsity_loss"] = faded * sparsity(self.field.density_fn(points))
         if "queries" in batch:
             target = batch["queries"].to(self.device)
             rendered = outputs["queries"][:, : target.shape[-1]]

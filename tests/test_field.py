@@ -157,6 +157,8 @@ def test_sparsity_loss_clears_empty_space() -> None:
         optimizer.step()
         optimizer.zero_grad()
     assert densities[-1] < 0.2 * densities[0]
+    model.step = model.config.sparsity_steps
+    assert "sparsity_loss" not in model.get_loss_dict(outputs, batch, model.get_metrics_dict(outputs, batch))
     model.eval()
     outputs = model.get_outputs(rays())
     assert "sparsity_loss" not in model.get_loss_dict(outputs, batch)

@@ -1,0 +1,70 @@
+"""The consistency benchmark's own parts: its settings, and its baselines against the product's sampling loop."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from baselines import Scene, attend, invert, sample
+from recipes import read_views
+from settings import WRONG_EVERY, Setting, views_of, write_scene, write_views
+from table import write_table
+
+from qnerf_nerfstudio.config import qnerf_edit_tiny
+from qnerf_nerfstudio.controls import control_images, load_edit
+from qnerf_nerfstudio.editor.editor import Prompts, SourceBranch
+from qnerf_nerfstudio.editor.loading import load_editor
+from qnerf_nerfstudio.report import load_truth
+from qnerf_nerfstudio.store import write_json
+
+
+@pytest.mark.parametrize("setting", ["loose", "wrong"])
+def test_settings_differ_in_their_target_controls_only(tmp_path: Path, setting: Setting) -> None:
+    drawn: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    for name in ("tight", setting):
+        capture = tmp_path / name
+        write_scene(capture, 3, 10, name)
+        views, edit = views_of(capture), load_edit(capture / "edit.json")
+        names = load_truth(capture, "train").names
+        drawn[name] = control_images(edit, capture, views, names, torch.eye(4)[:3], views.size)
+    # edit.json rounds joints to a hundredth of a millimetre, which shows in the last bits of drawings.
+    torch.testing.assert_close(drawn["tight"][0], drawn[setting][0], atol=0.1, rtol=0)
+    different = ((drawn["tight"][1] - drawn[setting][1]).abs() > 0.1).flatten(1).any(1)
+    expected = torch.arange(10) % WRONG_EVERY == 0 if setting == "wrong" else torch.ones(10, dtype=torch.bool)
+    assert torch.equal(different, expected)
+
+
+def test_shared_attention_to_the_own_source_is_the_products_appearance_injection(tmp_path: Path) -> None:
+    write_scene(tmp_path / "scene", 3, 4, "tight")
+    config = replace(qnerf_edit_tiny.config.pipeline.editor, num_steps=3)  # pyright: ignore[reportAttributeAccessIssue]
+    editor = load_editor(config, "cpu")
+    truth = load_truth(tmp_path / "scene", "train")
+    views, edit = views_of(tmp_path / "scene"), load_edit(tmp_path / "scene/edit.json")
+    source, target = control_images(edit, tmp_path, views, truth.names, torch.eye(4)[:3], views.size)
+    prompts = Prompts(*map(editor.encode_prompt, (edit.source_prompt, edit.prompt, "")))
+    photos = read_views(tmp_path / "scene/images")
+    scene = Scene(editor, prompts, photos, source, target, invert(editor, prompts, photos, source, 4))
+    images = sample(scene, lambda: lambda attn, query, key, value, _: attend(attn, query[1], key[0], value[0]))
+    latents = scene.trajectory[0]
+    for step in range(editor.num_steps):
+        latents = editor.denoise_step(latents, step, prompts, target, SourceBranch(scene.trajectory[step], source))
+    torch.testing.assert_close(images, editor.decode(latents), atol=1e-4, rtol=1e-4)
+
+
+def test_half_of_the_views_is_held_out(tmp_path: Path) -> None:
+    write_scene(tmp_path / "scene", 0, 6, "tight")
+    images = read_views(tmp_path / "scene/images")
+    for every, held_out in ((1, 1), (2, 3)):
+        write_views(tmp_path / str(every), tmp_path / "scene", images, every)
+        meta = json.loads((tmp_path / str(every) / "transforms.json").read_text())
+        assert len(meta["val_filenames"]) == held_out
+        assert len(meta["train_filenames"]) == (6 if every == 1 else 3)
+
+
+def test_table_takes_means_over_the_seeds_that_are_done(tmp_path: Path) -> None:
+    for seed, method, value in ((0, "a", 10.0), (1, "a", 20.0), (0, "b", 17.0)):
+        write_json(tmp_path / f"{seed}/{method}/figures.json", {"novel, union, dB": value})
+    lines = write_table(tmp_path, "a machine").splitlines()
+    assert lines[2:] == ["| b | 1 | 17.000 |", "| a | 2 | 15.000 |", "", "a machine"]
+    assert (tmp_path / "novel.png").exists()
