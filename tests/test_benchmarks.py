@@ -28,9 +28,10 @@ def test_settings_differ_in_their_target_controls_only(tmp_path: Path, setting: 
         views, edit = views_of(capture), load_edit(capture / "edit.json")
         names = load_truth(capture, "train").names
         drawn[name] = control_images(edit, capture, views, names, torch.eye(4)[:3], views.size)
-    # edit.json rounds joints to a hundredth of a millimetre, which shows in the last bits of drawings.
-    torch.testing.assert_close(drawn["tight"][0], drawn[setting][0], atol=0.1, rtol=0)
-    different = ((drawn["tight"][1] - drawn[setting][1]).abs() > 0.1).flatten(1).any(1)
+    # edit.json rounds joints to a hundredth of a millimetre, which moves a few pixels of a drawing.
+    source, target = (((drawn["tight"][k] - drawn[setting][k]).abs() > 0.1).any(1).flatten(1).sum(1) for k in range(2))
+    assert source.max() <= 3
+    different = target > 10
     expected = torch.arange(10) % WRONG_EVERY == 0 if setting == "wrong" else torch.ones(10, dtype=torch.bool)
     assert torch.equal(different, expected)
 
