@@ -1,4 +1,3 @@
-# benchmarks/baselines.py (draft, never run)
 """Other recipes for consistent edits, on the product's own editor: what consolidation is compared with.
 
 Each takes a Scene and returns the edited views. The recipes are those of Instruct-NeRF2NeRF (arXiv 2303.12789),
@@ -48,12 +47,10 @@ class Scene:
 
 def invert(editor: ControlNetEditor, prompts: Prompts, photos: Tensor, controls: Tensor, chunk: int) -> list[Tensor]:
     """The source trajectory of all views, noisiest first."""
-    parts = []
-    for photo, control in zip(photos.split(chunk), controls.split(chunk), strict=True):
-        trajectory = [editor.encode(photo)]
-        for step in range(editor.num_steps - 1, -1, -1):
-            trajectory.insert(0, editor.invert_step(trajectory[0], step, prompts.source, control))
-        parts.append(trajectory)
+    parts = [
+        editor.invert(editor.encode(photo), prompts.source, control)
+        for photo, control in zip(photos.split(chunk), controls.split(chunk), strict=True)
+    ]
     return [torch.cat(latents) for latents in zip(*parts, strict=True)]
 
 

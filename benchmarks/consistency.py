@@ -23,6 +23,7 @@ from settings import Setting, field_settings, write_scene, write_views
 from table import write_table
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from qnerf_nerfstudio.config import qnerf_edit_tiny
 from qnerf_nerfstudio.plain import train_plain
 from qnerf_nerfstudio.report import load_truth, render_views, write_sheet
 from qnerf_nerfstudio.scenes.capture import sample_edit
@@ -44,7 +45,7 @@ class Benchmark:
     """Recipes to compare."""
     out: Path = Path("benchmarks/results/consistency")
     """Folder for cells, table, figures and sheets."""
-    field_iterations: int = 800
+    field_iterations: int = qnerf_edit_tiny.config.pipeline.final_iterations  # pyright: ignore
     """Training steps of the fields that the edited views are judged by."""
     views: int = 24
     """Photos of a capture."""
@@ -55,15 +56,16 @@ class Benchmark:
 def measure(method: Method, seed: int, config: Benchmark, folder: Path) -> dict[str, float]:
     """All figures of a cell."""
     capture, cell = folder / "capture", folder / method
+    fields = field_settings(config.field_iterations)
     started = time.monotonic()
-    edited = Recipes(capture, cell / "run", field_settings(config.field_iterations), seed).edited_views(method)
+    edited = Recipes(capture, cell / "run", fields, seed).edited_views(method)
     seconds = (time.monotonic() - started) / len(edited)
     captured, novel = load_truth(capture, "train"), load_truth(capture, "novel")
     write_views(cell / "all", capture, edited, every=1)
     write_views(cell / "half", capture, edited, every=2)
-    field = train_plain(cell / "all", cell / "fields", field_settings(config.field_iterations))
+    field = train_plain(cell / "all", cell / "fields", fields)
     images, depths = render_views(field, cell / "all", novel)
-    half = train_plain(cell / "half", cell / "fields", field_settings(config.field_iterations))
+    half = train_plain(cell / "half", cell / "fields", fields)
     other = slice(1, None, 2)
     unseen = replace(captured, c2w=captured.c2w[other])
     again, _ = render_views(half, cell / "half", unseen)
@@ -74,8 +76,6 @@ def measure(method: Method, seed: int, config: Benchmark, folder: Path) -> dict[
     _, similarity = structural_similarity_index_measure(images, novel.images, data_range=1.0, return_full_image=True)
     for name, image in zip(novel.names, images, strict=True):
         write_png(cell / "novel" / name, image)
-    for name, image in zip(captured.names, edited, strict=True):
-        write_png(cell / "edited" / name, image)
     figures = {
         "edited, union, dB": psnr(edited, captured.images, captured.unions).mean(),
         "novel, union, dB": psnr(images, novel.images, novel.unions).mean(),

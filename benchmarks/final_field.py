@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from settings import field_settings, write_scene, write_views
 
+from qnerf_nerfstudio.config import qnerf_edit_tiny
 from qnerf_nerfstudio.plain import train_plain
 from qnerf_nerfstudio.report import load_truth, render_views
 from qnerf_nerfstudio.scoring import psnr
@@ -42,7 +43,7 @@ class Benchmark:
 
     seeds: tuple[int, ...] = (2,)
     """Seeds of the captures."""
-    iterations: int = 800
+    iterations: int = qnerf_edit_tiny.config.pipeline.final_iterations  # pyright: ignore
     """Training steps of each field."""
     settings: tuple[str, ...] = tuple(SETTINGS)
     """Settings to measure."""

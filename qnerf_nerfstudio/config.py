@@ -63,7 +63,7 @@ _edit = TrainerConfig(
             train_num_rays_per_batch=4096,
             eval_num_rays_per_batch=4096,
         ),
-        # Without gradient scaling, few or unlike views are explained by fog before each camera (benchmarks/README.md).
+        # Without gradient scaling, unlike views are explained by fog near the cameras (benchmarks/README.md).
         model=QNerfModelConfig(
             eval_num_rays_per_chunk=1 << 15, use_appearance_embedding=False, use_gradient_scaling=True
         ),
@@ -92,7 +92,7 @@ _tiny.pipeline = QNerfPipelineConfig(
         use_appearance_embedding=False,
         use_gradient_scaling=True,
         # Scaled gradients clear the fog of nerfacto's initial density (1) slowly; with much less, limbs are painted
-        # onto the background.
+        # onto the background (benchmarks/README.md).
         average_init_density=0.6,
         # Captures are scaled so that cameras stand about 1 from what they look at; nothing close to them is matter.
         near_plane=0.3,

@@ -19,16 +19,17 @@ def render_grid(
     model: QNerfModel, views: Views, indices: range, size: tuple[int, int], output: str
 ) -> Float[Tensor, "V h w C"]:
     """Render an output of the model at the centres of `size` (rows, columns) cells over each of the views."""
-    chosen = slice(indices.start, indices.stop)
+    views = views[indices.start : indices.stop]
+    fx, fy, cx, cy = views.intrinsics.split(1, dim=-1)
     cameras = Cameras(
-        camera_to_worlds=views.c2w[chosen],
-        fx=views.intrinsics[chosen, 0:1],
-        fy=views.intrinsics[chosen, 1:2],
-        cx=views.intrinsics[chosen, 2:3],
-        cy=views.intrinsics[chosen, 3:4],
+        camera_to_worlds=views.c2w,
+        fx=fx,
+        fy=fy,
+        cx=cx,
+        cy=cy,
         width=views.size[1],
         height=views.size[0],
-        distortion_params=views.distortion[chosen],
+        distortion_params=views.distortion,
     ).to(model.device)
     rows = (torch.arange(size[0]) + 0.5) * views.size[0] / size[0]
     columns = (torch.arange(size[1]) + 0.5) * views.size[1] / size[1]

@@ -9,7 +9,7 @@ from urllib.error import URLError
 import torch
 from jaxtyping import Float
 from nerfstudio.cameras.rays import RayBundle
-from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.field_components.field_heads import FieldHeadNames
 from nerfstudio.field_components.spatial_distortions import SceneContraction
 from nerfstudio.model_components.losses import scale_gradients_by_distance_squared
@@ -40,7 +40,7 @@ class QNerfModelConfig(NerfactoModelConfig):
     view_dependent: bool = False
     """Let colours depend on the view direction. Where views differ a little, as edited views do, a field that may
     explain the difference by direction does so with fog before every camera: even on true edited views, novel views
-    lose 4 to 5 dB by it (benchmarks/README.md)."""
+    lost 4 to 5 dB by it (benchmarks/README.md)."""
     sparsity_loss_mult: float = 0.1
     """Weight of the loss on density at random points of the scene box, at the start of a stage. Without it edited
     views, which differ a little, are explained by fog; novel views gained 4 dB by it (benchmarks/README.md)."""
@@ -160,11 +160,16 @@ class QNerfModel(NerfactoModel):
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
-        """Nerfacto's callbacks, counting from the start of the stage."""
-        callbacks = super().get_training_callbacks(training_callback_attributes)
+        """Nerfacto's callbacks, and one that counts training steps, all from the start of the stage."""
+        counter = TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self._count, 1)
+        callbacks = [counter, *super().get_training_callbacks(training_callback_attributes)]
         for callback in callbacks:
             callback.func = self._from_stage_start(callback.func)
         return callbacks
+
+    def _count(self, step: int) -> None:
+        # Nerfacto counts in the callback of an annealing that can be switched off.
+        self.step = step
 
     def _from_stage_start(self, func: Callable[[int], None]) -> Callable[..., None]:
         return lambda step: func(step - self.stage_start)
@@ -213,7 +218,7 @@ class QNerfModel(NerfactoModel):
         losses = super().get_loss_dict(outputs, batch, metrics_dict)
         if self.objective == "queries":
             losses["rgb_loss"] = losses["rgb_loss"] * self.config.preview_loss_mult
-        faded = self.config.sparsity_loss_mult * max(0.0, 1 - self.step / self.config.sparsity_steps)
+        faded = self.config.sparsity_loss_mult * max(0.0, 1 - self.step / max(1, self.config.sparsity_steps))
         if self.training and faded > 0:
             low, high = self.scene_box.aabb.to(self.device)
             points = low + (high - low) * torch.rand(self.config.sparsity_points, 3, device=self.device)

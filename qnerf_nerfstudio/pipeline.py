@@ -286,7 +286,8 @@ class QNerfPipeline(VanillaPipeline):
         """Hand the field what the stage trains on; fits and the final field start with fresh optimizers."""
         assert self._plan is not None and self._trainer is not None
         stage = self._plan.stages[number]
-        fresh = step in self._resets()
+        span = self._plan.training_span(step)
+        fresh = step == span.start
         # The first stage that a process enters, unless at its start, goes on with the state that the trainer loaded.
         resumed = self._stage_number is None and not fresh
         self._stage_number = number
@@ -303,9 +304,9 @@ class QNerfPipeline(VanillaPipeline):
             model.begin_stage(step, "rgb" if final else "queries", keep_geometry=self.config.warm_start and not final)
         else:
             model.objective = "queries" if fitted >= 0 and not final else "rgb"
-            model.stage_start = max(start for start in self._resets() if start <= step)
+            model.stage_start = span.start
         if fresh or resumed:
-            self._trainer.optimizers = self._stage_optimizers(model.stage_start, resumed)
+            self._trainer.optimizers = self._stage_optimizers(len(span), resumed)
         if final:
             self._runner = None
             gc.collect()
@@ -315,21 +316,9 @@ class QNerfPipeline(VanillaPipeline):
                 # The held-out photos were cached when the run began; now their edited views count.
                 self.datamanager.setup_eval()
 
-    def _resets(self) -> list[int]:
-        """Training steps at which optimizers start afresh."""
-        assert self._plan is not None
-        fresh = [
-            start
-            for start, stage in zip(self._plan.starts, self._plan.stages, strict=False)
-            if stage.task in (Task.FIT, Task.FINAL)
-        ]
-        return [0, *fresh]
-
-    def _stage_optimizers(self, start: int, resumed: bool) -> Optimizers:
-        """Fresh optimizers whose learning rates decay until the next reset; after a resume with the loaded state."""
-        assert self._plan is not None and self._trainer is not None
-        ends = [*self._resets()[1:], self._plan.total]
-        length = ends[self._resets().index(start)] - start
+    def _stage_optimizers(self, length: int, resumed: bool) -> Optimizers:
+        """Fresh optimizers whose learning rates decay over `length` steps; after a resume with the loaded state."""
+        assert self._trainer is not None
         configs = copy.deepcopy(self._trainer.config.optimizers)
         for group in configs.values():
             if group["scheduler"] is not None:

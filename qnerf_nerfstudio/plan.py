@@ -157,6 +157,17 @@ class Plan:
         """Number of the stage that training step `step` belongs to; steps past the end belong to the last."""
         return min(bisect_right(self.starts, step) - 1, len(self.stages) - 1)
 
+    def training_span(self, step: int) -> range:
+        """The training steps around `step` that share one optimizer; fits and the final field start afresh."""
+        fresh = [
+            start
+            for start, stage in zip(self.starts, self.stages, strict=False)
+            if stage.task in (Task.FIT, Task.FINAL)
+        ]
+        bounds = [0, *fresh, self.total]
+        number = min(bisect_right(bounds, step), len(bounds) - 1)
+        return range(bounds[number - 1], bounds[number])
+
     def at(self, step: int) -> Slice:
         """What training step `step` does.
 

@@ -157,9 +157,7 @@ def test_editing_a_view_into_itself_keeps_it(tmp_path: Path) -> None:
     editor = make_editor(tmp_path, inversion_iterations=6, num_steps=20)
     clean, controls = inputs()
     same = editor.encode_prompt("a red shirt")
-    trajectory = [clean]
-    for step in range(editor.num_steps - 1, -1, -1):
-        trajectory.insert(0, editor.invert_step(trajectory[0], step, same, controls))
+    trajectory = editor.invert(clean, same, controls)
     latents = trajectory[0]
     for step in range(editor.num_steps):
         source = SourceBranch(trajectory[step], controls)

@@ -109,3 +109,21 @@ def test_hash_tells_plans_apart() -> None:
     first, second = (Plan(PlanConfig(views=4, num_steps=20, tau=tau)) for tau in (4, 5))
     assert first.hash != second.hash
     assert first.hash == Plan(PlanConfig(views=4, num_steps=20, tau=4)).hash
+
+
+@given(plans())
+@settings(deadline=None)
+def test_training_spans_start_with_fits_and_the_final_field_and_cover_the_run(plan: Plan) -> None:
+    starts = {
+        0,
+        *(step for step in range(plan.total) if plan.at(step).first and plan.at(step).task in (Task.FIT, Task.FINAL)),
+    }
+    covered = []
+    while len(covered) < plan.total:
+        span = plan.training_span(len(covered))
+        assert span.start == len(covered)
+        assert span.start in starts
+        assert all(plan.training_span(step) == span for step in span)
+        covered += span
+    assert len(covered) == plan.total
+    assert {plan.training_span(step).start for step in range(plan.total)} == starts

@@ -181,6 +181,13 @@ class ControlNetEditor:
             noisier = self.inverse_scheduler.step(prediction, timestep, latents).prev_sample
         return noisier
 
+    def invert(self, clean: Latents, prompt: TextStates, controls: Images) -> list[Latents]:
+        """The source trajectory of clean latents, noisiest first: entry i holds the latents at index i."""
+        trajectory = [clean]
+        for step in range(self.num_steps - 1, -1, -1):
+            trajectory.insert(0, self.invert_step(trajectory[0], step, prompt, controls))
+        return trajectory
+
     def _restate(self, prediction: Latents, noisier: Latents, cleaner: Latents, timestep: int) -> Latents:
         """Restate a prediction made at `noisier` so that DDIMInverseScheduler, which reads it at `cleaner`, sees the
         same noise. Only v-prediction depends on the sample."""

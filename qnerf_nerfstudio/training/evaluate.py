@@ -36,9 +36,7 @@ def edit_pair(editor: ControlNetEditor, pairs: list[Pair]) -> torch.Tensor:
     images, controls = (to_unit(torch.stack(list(column))).to(editor.device) for column in _columns(pairs))
     text = torch.cat([editor.encode_prompt(pair.caption) for pair in pairs])
     prompts = Prompts(text, text, editor.encode_prompt(""))
-    trajectory = [editor.encode(images[:, 0])]
-    for step in range(editor.num_steps - 1, -1, -1):
-        trajectory.insert(0, editor.invert_step(trajectory[0], step, text, controls[:, 0]))
+    trajectory = editor.invert(editor.encode(images[:, 0]), text, controls[:, 0])
     latents = trajectory[0]
     for step in range(editor.num_steps):
         source = SourceBranch(trajectory[step], controls[:, 0])
