@@ -8,6 +8,7 @@ from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConf
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.utils import writer
 
 from qnerf_nerfstudio.pipeline import QNerfPipelineConfig
 from qnerf_nerfstudio.seeds import seed_everything
@@ -54,6 +55,11 @@ def train_plain(data: Path, out: Path, edit: TrainerConfig) -> VanillaPipeline:
     trainer: Trainer = config.setup(local_rank=0, world_size=1)
     trainer.setup()
     trainer.train()
+    # Nerfstudio keeps the log writers of a process for ever: those of the next field would write here too.
+    for each in writer.EVENT_WRITERS:
+        if isinstance(each, writer.TensorboardWriter):
+            each.tb_writer.close()
+    writer.EVENT_WRITERS.clear()
     pipeline = trainer.pipeline
     assert isinstance(pipeline, VanillaPipeline)
     return pipeline

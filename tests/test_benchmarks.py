@@ -1,6 +1,7 @@
 """The consistency benchmark's own parts: its settings, and its baselines against the product's sampling loop."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,13 +9,14 @@ import pytest
 import torch
 from baselines import Scene, attend, invert, sample
 from recipes import read_views
-from settings import WRONG_EVERY, Setting, views_of, write_scene, write_views
+from settings import WRONG_EVERY, Setting, field_settings, views_of, write_scene, write_views
 from table import write_table
 
 from qnerf_nerfstudio.config import qnerf_edit_tiny
 from qnerf_nerfstudio.controls import control_images, load_edit
 from qnerf_nerfstudio.editor.editor import Prompts, SourceBranch
 from qnerf_nerfstudio.editor.loading import load_editor
+from qnerf_nerfstudio.plain import train_plain
 from qnerf_nerfstudio.report import load_truth
 from qnerf_nerfstudio.store import write_json
 
@@ -61,6 +63,13 @@ def test_half_of_the_views_is_held_out(tmp_path: Path) -> None:
         meta = json.loads((tmp_path / str(every) / "transforms.json").read_text())
         assert len(meta["val_filenames"]) == held_out
         assert len(meta["train_filenames"]) == (6 if every == 1 else 3)
+
+
+def test_fields_trained_one_after_the_other_do_not_need_each_others_folders(tmp_path: Path) -> None:
+    write_scene(tmp_path / "scene", 0, 6, "tight")
+    for number in range(2):
+        train_plain(tmp_path / "scene", tmp_path / str(number), field_settings(2))
+        shutil.rmtree(tmp_path / str(number))
 
 
 def test_table_takes_means_over_the_seeds_that_are_done(tmp_path: Path) -> None:
