@@ -14,7 +14,7 @@ from qnerf_nerfstudio.scenes import Body, Pose
 from qnerf_nerfstudio.scenes.capture import focal_length, orbit_camera
 from qnerf_nerfstudio.scenes.figure import joints
 from qnerf_nerfstudio.scoring import iou, psnr, silhouette
-from qnerf_nerfstudio.training.codec import round_trip_psnr, start_linear
+from qnerf_nerfstudio.training.codec import balance_channels, encode, round_trip_psnr, start_linear
 from qnerf_nerfstudio.training.config import TrainEditorConfig
 from qnerf_nerfstudio.training.data import HELD_OUT, LIMB_BONES, draw_loosely, render_pair, to_unit
 from qnerf_nerfstudio.training.evaluate import edit_pair, load_trained
@@ -36,6 +36,23 @@ def test_codec_starts_near_a_block_average() -> None:
     codec = build_codec()
     start_linear(codec, to_unit(torch.cat([render_pair(i, IMAGE_SIZE).images for i in range(12)])) * 2 - 1)
     assert round_trip_psnr(codec, 8) > 19
+
+
+def test_balanced_channels_decode_to_the_same_images() -> None:
+    torch.manual_seed(0)
+    codec = build_codec().eval().requires_grad_(False)
+    images = torch.cat([render_pair(i, IMAGE_SIZE).images for i in range(2)])
+    start_linear(codec, to_unit(images) * 2 - 1)
+    latents = encode(codec, images)
+    decoded, deviation = codec.decode(latents).sample, codec.encode(to_unit(images) * 2 - 1).latent_dist.std
+    balance_channels(codec, latents)
+    balanced = encode(codec, images)
+    torch.testing.assert_close(codec.decode(balanced).sample, decoded, atol=1e-4, rtol=1e-4)
+    before, after = latents.std(dim=(0, 2, 3)), balanced.std(dim=(0, 2, 3))
+    torch.testing.assert_close(after, before ** (1 / 3))
+    relative = codec.encode(to_unit(images) * 2 - 1).latent_dist.std / balanced.std(dim=(0, 2, 3))[:, None, None]
+    torch.testing.assert_close(relative, deviation / before[:, None, None])
+    assert abs(balanced.std() * codec.config.scaling_factor - 1) < 1e-3
 
 
 def test_pairs_are_reproducible_and_held_out_ones_differ() -> None:

@@ -39,7 +39,7 @@ TARGET_RANGES = {
 SEED_OFFSET = 2_000_000
 """Added to a capture's seed, so that no capture shows a body that the bundled editor was trained on."""
 TARGET_HEIGHT = 1.0
-FIELD_OF_VIEW = 38.0
+FIELD_OF_VIEW = 31.0
 DISTANCE = (3.7, 4.1)
 ELEVATIONS = (8.0, 24.0, 40.0)
 

@@ -25,6 +25,9 @@ KL_WEIGHT = 1e-4
 """Times the mean KL per latent value: enough to keep latents smooth and near unit scale."""
 FIGURE_WEIGHT = 4.0
 """The figure fills a tenth of an image; its pixels count this much more."""
+BALANCE = 1 / 3
+"""Power that the spreads of latent channels are raised to. Trained from a block average, three channels carry its
+colours and the others edges of a tenth of their spread, which diffusion would drown in noise until its last steps."""
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int = 50) -> float:
@@ -118,11 +121,31 @@ def start_linear(codec: AutoencoderKL, images: Tensor) -> None:
         hook.remove()
 
 
-def train_codec(config: TrainEditorConfig, console: Console) -> AutoencoderKL:
-    """Train the VAE for `config.codec_steps` steps or go on from its checkpoint; returns the averaged weights.
+@torch.no_grad()
+def balance_channels(codec: AutoencoderKL, latents: Tensor) -> None:
+    """Rescale the latent channels towards equal spreads, and undo it in the decoder: images stay as they are.
 
-    The scaling factor is set so that latents have unit standard deviation.
+    The scaling factor is set so that all latents together have unit standard deviation.
+
+    Args:
+        codec: The VAE, changed in place.
+        latents: Unscaled latents [N, C, h, w] to measure the spreads on.
     """
+    spreads = latents.std(dim=(0, 2, 3))
+    gains = spreads ** (BALANCE - 1)
+    encoder, decoder = codec.quant_conv, codec.post_quant_conv
+    assert encoder is not None and decoder is not None
+    count = len(gains)
+    encoder.weight[:count] *= gains[:, None, None, None]
+    encoder.bias[:count] *= gains
+    encoder.bias[count:] += 2 * gains.log()  # the posterior's log-variances
+    decoder.weight /= gains[:, None, None]
+    codec.register_to_config(scaling_factor=round(1 / (latents * gains[:, None, None]).std().item(), 5))
+
+
+def train_codec(config: TrainEditorConfig, console: Console) -> AutoencoderKL:
+    """Train the VAE for `config.codec_steps` steps or go on from its checkpoint; returns the averaged weights, with
+    balanced latent channels."""
     set_seed(config.seed)
     device = torch.device(config.device)
     pool = Pool(IMAGE_SIZE, config.pool)
@@ -136,7 +159,8 @@ def train_codec(config: TrainEditorConfig, console: Console) -> AutoencoderKL:
     optimizer = torch.optim.AdamW(codec.parameters(), lr=config.codec_lr, weight_decay=1e-4)
     path = config.work / "codec.safetensors"
     done = load_state(path, codec, average, optimizer)
-    pool.grow(64 + (done if done < config.codec_steps else 0))
+    if config.codec_steps > 0:
+        pool.grow(64 + (done if done < config.codec_steps else 0))
     started = time.monotonic()
     for step in range(done, config.codec_steps):
         pool.grow(1)
@@ -164,8 +188,8 @@ def train_codec(config: TrainEditorConfig, console: Console) -> AutoencoderKL:
                 f"round trip {round_trip_psnr(average):.2f} dB  {rate:.2f} s/step"
             )
     average.eval().requires_grad_(False)
-    latents = torch.cat([encode(average, pair.images) for pair in pool.pairs[:64]])
-    average.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
+    if config.codec_steps > 0:
+        balance_channels(average, torch.cat([encode(average, pair.images) for pair in pool.pairs[:64]]))
     return average
 
 

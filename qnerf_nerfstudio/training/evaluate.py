@@ -1,5 +1,6 @@
 """Quality of the bundled editor on bodies, poses and cameras that it was never trained on."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,26 +9,20 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from qnerf_nerfstudio.editor.config import EditorConfig
+from qnerf_nerfstudio.config import qnerf_edit_tiny
 from qnerf_nerfstudio.editor.editor import ControlNetEditor, Prompts, SourceBranch
 from qnerf_nerfstudio.editor.loading import load_editor
+from qnerf_nerfstudio.pipeline import QNerfPipelineConfig
 from qnerf_nerfstudio.scoring import iou, psnr, silhouette
 from qnerf_nerfstudio.training.data import HELD_OUT, Pair, render_pair, to_unit
 from qnerf_nerfstudio.training.models import IMAGE_SIZE
 
 
-def load_trained(folder: Path, device: str, num_steps: int = 20) -> ControlNetEditor:
+def load_trained(folder: Path, device: str) -> ControlNetEditor:
     """The editor in `folder`, set as qnerf-edit-tiny sets it."""
-    config = EditorConfig(
-        model=str(folder),
-        controlnet=str(folder / "controlnet"),
-        resolution=IMAGE_SIZE,
-        dtype="float32",
-        num_steps=num_steps,
-        guidance_scale=1.0,
-        injection_start=0.0,
-    )
-    return load_editor(config, device)
+    pipeline = qnerf_edit_tiny.config.pipeline
+    assert isinstance(pipeline, QNerfPipelineConfig)
+    return load_editor(replace(pipeline.editor, model=str(folder), controlnet=str(folder / "controlnet")), device)
 
 
 @torch.no_grad()
