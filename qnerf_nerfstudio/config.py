@@ -102,6 +102,7 @@ _tiny.pipeline = QNerfPipelineConfig(
         num_levels=8,
         log2_hashmap_size=15,
         max_res=512,
+        hidden_dim_color=32,
         num_proposal_iterations=1,
         num_proposal_samples_per_ray=(32,),
         num_nerf_samples_per_ray=24,

@@ -148,7 +148,7 @@ def train_codec(config: TrainEditorConfig, console: Console) -> AutoencoderKL:
     balanced latent channels."""
     set_seed(config.seed)
     device = torch.device(config.device)
-    pool = Pool(IMAGE_SIZE, config.pool)
+    pool = Pool(IMAGE_SIZE, config.pool, first=config.seed * config.pool)
     if config.initial is None:
         codec = build_codec()
         start_linear(codec, to_unit(torch.cat([pair.images for pair in pool.grow(32)])) * 2 - 1)

@@ -38,7 +38,8 @@ class TrainEditorConfig:
     caption_dropout: float = 0.15
     """Share of captions replaced by the empty one, so that guidance has something to lean on."""
     pool: int = 5000
-    """The pool of rendered pairs grows up to this number."""
+    """The pool of rendered pairs grows up to this number. Each seed has pairs of its own, so that training which goes
+    on from a model set under another seed sees new ones."""
     report_every: int = 50
     """Steps between checkpoints, curve points and printed lines; sample sheets come every fourth time."""
     seed: int = 0

@@ -157,7 +157,7 @@ def train_denoiser(config: TrainEditorConfig, codec: AutoencoderKL, console: Con
     done = load_state(path, parts, average, optimizer)
     curve: list[tuple[int, float]] = json.loads(curve_path.read_text()) if done else []
     curve_path.write_text(json.dumps(curve))
-    latents = LatentPool(codec.to(device), Pool(IMAGE_SIZE, config.pool))
+    latents = LatentPool(codec.to(device), Pool(IMAGE_SIZE, config.pool, first=config.seed * config.pool))
     latents.grow(min(config.pool, 256 + done))
     started, losses = time.monotonic(), []
     for step in range(done, config.denoiser_steps):
