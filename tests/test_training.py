@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from diffusers import StableDiffusionControlNetPipeline
 from rich.console import Console
@@ -10,13 +11,14 @@ from safetensors.torch import load_file
 
 from qnerf_nerfstudio.controls import OPENPOSE_BONES, Views, draw_skeleton
 from qnerf_nerfstudio.editor.config import BUNDLED_FOLDER
+from qnerf_nerfstudio.errors import UserError
 from qnerf_nerfstudio.scenes import Body, Pose
 from qnerf_nerfstudio.scenes.capture import focal_length, orbit_camera
 from qnerf_nerfstudio.scenes.figure import joints
 from qnerf_nerfstudio.scoring import iou, psnr, silhouette
 from qnerf_nerfstudio.training.codec import balance_channels, encode, round_trip_psnr, start_linear
 from qnerf_nerfstudio.training.config import TrainEditorConfig
-from qnerf_nerfstudio.training.data import HELD_OUT, LIMB_BONES, draw_loosely, render_pair, to_unit
+from qnerf_nerfstudio.training.data import HELD_OUT, LIMB_BONES, draw_loosely, render_pair, to_unit, training_pool
 from qnerf_nerfstudio.training.evaluate import edit_pair, load_trained
 from qnerf_nerfstudio.training.models import IMAGE_SIZE, MAX_TOKENS, build_codec, build_tokenizer
 from qnerf_nerfstudio.training.train import train_editor
@@ -61,6 +63,13 @@ def test_pairs_are_reproducible_and_held_out_ones_differ() -> None:
     assert torch.equal(first.controls, again.controls)
     assert not torch.equal(first.images, held.images)
     assert first.caption.startswith("a figure with")
+
+
+def test_every_seed_trains_on_pairs_of_its_own_and_none_that_is_held_out() -> None:
+    pools = [training_pool(TrainEditorConfig(seed=seed, pool=5000)) for seed in (0, 1, 199)]
+    assert [pool.first for pool in pools] == [0, 5000, HELD_OUT - 5000]
+    with pytest.raises(UserError, match=r"--seed is 200.*0 to 199"):
+        training_pool(TrainEditorConfig(seed=200, pool=5000))
 
 
 def test_loose_controls_leave_out_limbs_and_their_joints() -> None:

@@ -18,13 +18,13 @@ from torch.nn import functional as F
 
 from qnerf_nerfstudio.training.checkpoint import load_state, save_state
 from qnerf_nerfstudio.training.config import TrainEditorConfig
-from qnerf_nerfstudio.training.data import HELD_OUT, Pool, render_pair, to_unit
+from qnerf_nerfstudio.training.data import HELD_OUT, Pool, render_pair, to_unit, training_pool
 from qnerf_nerfstudio.training.models import IMAGE_SIZE, LATENT_CHANNELS, build_codec
 
 KL_WEIGHT = 1e-4
 """Times the mean KL per latent value: enough to keep latents smooth and near unit scale."""
 FIGURE_WEIGHT = 4.0
-"""The figure fills a tenth of an image; its pixels count this much more."""
+"""The figure fills an eighth of an image; its pixels count this much more."""
 BALANCE = 1 / 3
 """Power that the spreads of latent channels are raised to. Trained from a block average, three channels carry its
 colours and the others edges of a tenth of their spread, which diffusion would drown in noise until its last steps."""
@@ -145,22 +145,23 @@ def balance_channels(codec: AutoencoderKL, latents: Tensor) -> None:
 
 def train_codec(config: TrainEditorConfig, console: Console) -> AutoencoderKL:
     """Train the VAE for `config.codec_steps` steps or go on from its checkpoint; returns the averaged weights, with
-    balanced latent channels."""
+    balanced latent channels. A model set's VAE that is not to be trained stays as it is."""
     set_seed(config.seed)
     device = torch.device(config.device)
-    pool = Pool(IMAGE_SIZE, config.pool, first=config.seed * config.pool)
+    pool = training_pool(config)
     if config.initial is None:
         codec = build_codec()
         start_linear(codec, to_unit(torch.cat([pair.images for pair in pool.grow(32)])) * 2 - 1)
     else:
         codec = AutoencoderKL.from_pretrained(config.initial / "vae", torch_dtype=torch.float32)
     codec = codec.to(device, memory_format=torch.channels_last)
+    if config.initial is not None and config.codec_steps == 0:
+        return codec.eval().requires_grad_(False)
     average = copy.deepcopy(codec)
     optimizer = torch.optim.AdamW(codec.parameters(), lr=config.codec_lr, weight_decay=1e-4)
     path = config.work / "codec.safetensors"
     done = load_state(path, codec, average, optimizer)
-    if config.codec_steps > 0:
-        pool.grow(64 + (done if done < config.codec_steps else 0))
+    pool.grow(64 + (done if done < config.codec_steps else 0))
     started = time.monotonic()
     for step in range(done, config.codec_steps):
         pool.grow(1)
@@ -188,8 +189,7 @@ def train_codec(config: TrainEditorConfig, console: Console) -> AutoencoderKL:
                 f"round trip {round_trip_psnr(average):.2f} dB  {rate:.2f} s/step"
             )
     average.eval().requires_grad_(False)
-    if config.codec_steps > 0:
-        balance_channels(average, torch.cat([encode(average, pair.images) for pair in pool.pairs[:64]]))
+    balance_channels(average, torch.cat([encode(average, pair.images) for pair in pool.pairs[:64]]))
     return average
 
 

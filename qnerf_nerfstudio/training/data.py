@@ -8,9 +8,12 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from qnerf_nerfstudio.controls import OPENPOSE_BONES, Views, draw_skeleton
+from qnerf_nerfstudio.errors import UserError
 from qnerf_nerfstudio.scenes.capture import SOURCE_RANGES, TARGET_RANGES, focal_length, orbit_camera
 from qnerf_nerfstudio.scenes.figure import POSE_RANGES, joints, sample_body, sample_pose
 from qnerf_nerfstudio.scenes.render import Frame, render
+from qnerf_nerfstudio.training.config import TrainEditorConfig
+from qnerf_nerfstudio.training.models import IMAGE_SIZE
 
 HELD_OUT = 1_000_000
 """Pairs from this index on are never trained on."""
@@ -124,6 +127,21 @@ class Pool:
     def sample(self, count: int, generator: torch.Generator) -> list[Pair]:
         """Draw `count` pairs with replacement."""
         return [self.pairs[int(i)] for i in torch.randint(len(self.pairs), (count,), generator=generator)]
+
+
+def training_pool(config: TrainEditorConfig) -> Pool:
+    """The pairs that training with these settings draws from: each seed has its own, and none is held out.
+
+    Raises:
+        UserError: The seed's pairs would reach into the held-out ones.
+    """
+    first = config.seed * config.pool
+    if not 0 <= first <= HELD_OUT - config.pool:
+        raise UserError(
+            f"--seed is {config.seed}; with --pool {config.pool} expected 0 to {HELD_OUT // config.pool - 1}, "
+            f"later pairs are held out"
+        )
+    return Pool(IMAGE_SIZE, config.pool, first)
 
 
 def to_unit(images: UInt8[Tensor, "*batch H W 3"]) -> Float[Tensor, "*batch 3 H W"]:

@@ -18,10 +18,9 @@ from qnerf_nerfstudio.editor.attention import AttentionState, attention, install
 from qnerf_nerfstudio.training.checkpoint import load_state, save_state
 from qnerf_nerfstudio.training.codec import encode, learning_rate, update_average
 from qnerf_nerfstudio.training.config import TrainEditorConfig
-from qnerf_nerfstudio.training.data import Pair, Pool, to_unit
+from qnerf_nerfstudio.training.data import Pair, Pool, to_unit, training_pool
 from qnerf_nerfstudio.training.evaluate import evaluate, load_trained
 from qnerf_nerfstudio.training.models import (
-    IMAGE_SIZE,
     build_control,
     build_denoiser,
     build_scheduler,
@@ -157,7 +156,7 @@ def train_denoiser(config: TrainEditorConfig, codec: AutoencoderKL, console: Con
     done = load_state(path, parts, average, optimizer)
     curve: list[tuple[int, float]] = json.loads(curve_path.read_text()) if done else []
     curve_path.write_text(json.dumps(curve))
-    latents = LatentPool(codec.to(device), Pool(IMAGE_SIZE, config.pool, first=config.seed * config.pool))
+    latents = LatentPool(codec.to(device), training_pool(config))
     latents.grow(min(config.pool, 256 + done))
     started, losses = time.monotonic(), []
     for step in range(done, config.denoiser_steps):
