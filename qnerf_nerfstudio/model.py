@@ -17,6 +17,7 @@ from nerfstudio.models.nerfacto import NerfactoModel, NerfactoModelConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from qnerf_nerfstudio.encoding import gather_encodings
 from qnerf_nerfstudio.field import QNerfField, QNerfHeadNames
 
 SPARSITY_LENGTH = 0.1
@@ -104,6 +105,8 @@ class QNerfModel(NerfactoModel):
         with patch.object(lpip, "LearnedPerceptualImagePatchSimilarity", LazyLpips):
             super().populate_modules()
         self.field = self.build_field()
+        if self.config.camera_optimizer.mode == "off":
+            gather_encodings(self)
         self.objective: Objective = "rgb"
         self.stage_start = 0
         self._initial_weights = {name: value.detach().cpu().clone() for name, value in self.named_parameters()}
