@@ -28,8 +28,6 @@ from qnerf_nerfstudio.scoring import psnr
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
     "colours depend on the view direction": {"view_dependent": True},
-    "no sparsity loss": {"sparsity_loss_mult": 0.0},
-    "sparsity loss that stays": {"sparsity_steps": 10**9},
     "near and far plane 0.05 and 1000 instead of 0.3 and 20": {"near_plane": 0.05, "far_plane": 1000.0},
     "no gradient scaling": {"use_gradient_scaling": False},
     "initial density 0.1 instead of 0.6": {"average_init_density": 0.1},

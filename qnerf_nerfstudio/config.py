@@ -97,7 +97,6 @@ _tiny.pipeline = QNerfPipelineConfig(
         # Captures are scaled so that cameras stand about 1 from what they look at; nothing close to them is matter.
         near_plane=0.3,
         far_plane=20.0,
-        sparsity_steps=400,
         implementation="torch",
         num_levels=8,
         log2_hashmap_size=15,
@@ -124,8 +123,9 @@ _tiny.pipeline = QNerfPipelineConfig(
     ),
     tau=4,
     chunk=8,
-    fit_iterations=200,
-    final_iterations=1200,
+    source_iterations=500,
+    fit_iterations=300,
+    final_iterations=1000,
 )
 
 qnerf_edit = MethodSpecification(

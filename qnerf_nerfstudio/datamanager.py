@@ -1,4 +1,4 @@
-"""QNerfDataManager: the capture's photos, their edited views, and rays with colour, query and depth targets."""
+"""QNerfDataManager: the capture's photos, their edited views, and rays with colour and query targets."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Shaped
 from nerfstudio.cameras.cameras import CameraType
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
@@ -59,8 +59,8 @@ class QNerfDataManager(VanillaDataManager[EditedDataset]):
         self.codes: Float[Tensor, "N h w W"] | None = None
         """Query codes of the training views, all layers side by side at the finest layer's resolution."""
         self.code_widths: list[int] = []
-        self.depths: Float[Tensor, "N h w"] | None = None
-        """Depth targets of the training views along their rays, NaN where none is known."""
+        self.changed: Bool[Tensor, "N h w"] | None = None
+        """Where training views see the region that the edit may change."""
         self.images: Float[Tensor, "N H W 3"] | None = None
         """Colour targets of the training views in the place of the photos."""
         self.use_edited_images(config.edited_images)
@@ -130,6 +130,14 @@ class QNerfDataManager(VanillaDataManager[EditedDataset]):
             images.append(_resample(image[..., :3].movedim(-1, 0), size))
         return torch.stack(images)
 
+    def photos_outside(self, edited: Float[Tensor, "N H W 3"]) -> Float[Tensor, "N H W 3"]:
+        """Edited training views with the photos' pixels where they do not see the region of the edit."""
+        if self.changed is None:
+            return edited
+        size = (edited.shape[1], edited.shape[2])
+        kept = F.interpolate(self.changed[:, None].float(), size, mode="nearest").movedim(1, -1) > 0
+        return torch.where(kept, edited, self.photos(range(len(edited)), size).movedim(1, -1))
+
     def next_train(self, step: int) -> tuple[RayBundle, dict]:
         """Rays of training views with the targets of the current stage."""
         self.train_count += 1
@@ -144,11 +152,12 @@ class QNerfDataManager(VanillaDataManager[EditedDataset]):
         if self.codes is not None:
             batch["queries"] = self._lookup(self.codes, indices, interpolate=True)
             batch["query_widths"] = self.code_widths
-        if self.depths is not None:
-            batch["depth"] = self._lookup(self.depths[..., None], indices, interpolate=False).squeeze(-1)
+        if self.changed is not None:
+            changed = self._lookup(self.changed[..., None], indices, interpolate=False)
+            ray_bundle.metadata["changed"] = changed.to(ray_bundle.origins.device)
         return ray_bundle, batch
 
-    def _lookup(self, maps: Float[Tensor, "N h w C"], indices: Tensor, interpolate: bool) -> Float[Tensor, "R C"]:
+    def _lookup(self, maps: Shaped[Tensor, "N h w C"], indices: Tensor, interpolate: bool) -> Shaped[Tensor, "R C"]:
         """Values of maps at pixels (view, row, column) of the photos, bilinear or nearest."""
         view, row, column = indices.cpu().unbind(-1)
         height, width = maps.shape[1:3]
@@ -156,7 +165,10 @@ class QNerfDataManager(VanillaDataManager[EditedDataset]):
         y = (row + 0.5) * height / int(camera.height) - 0.5
         x = (column + 0.5) * width / int(camera.width) - 0.5
         if not interpolate:
-            return maps[view, y.round().long().clamp(0, height - 1), x.round().long().clamp(0, width - 1)]
+            # The cell that a pixel lies in, as F.interpolate's "nearest" finds it.
+            return maps[
+                view, (y + 0.5).floor().long().clamp(0, height - 1), (x + 0.5).floor().long().clamp(0, width - 1)
+            ]
         y, x = y.clamp(0, height - 1), x.clamp(0, width - 1)
         top, left = y.floor().long().clamp(max=max(0, height - 2)), x.floor().long().clamp(max=max(0, width - 2))
         bottom, right = (top + 1).clamp(max=height - 1), (left + 1).clamp(max=width - 1)

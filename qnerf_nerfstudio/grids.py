@@ -1,4 +1,4 @@
-"""The field on a grid of cells over each view: query codes to guide by, and depths of what stays as it is."""
+"""The field on a grid of cells over each view: query codes to guide by."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -9,9 +9,6 @@ from torch.nn import functional as F
 from qnerf_nerfstudio.controls import Views
 from qnerf_nerfstudio.model import QNerfModel
 from qnerf_nerfstudio.queries import QueryCodec
-
-SOURCE_DEPTH_SIZE = 32
-"""Cells along the shorter side of the source depth maps that supervise a fit."""
 
 
 @torch.no_grad()
@@ -52,19 +49,6 @@ def render_codes(model: QNerfModel, views: Views, indices: range, codec: QueryCo
         name: F.adaptive_avg_pool2d(code.movedim(-1, 1), codec.layers[name].size).movedim(1, -1)
         for name, code in codec.split(rendered[..., : codec.width]).items()
     }
-
-
-def render_source_depths(
-    model: QNerfModel, views: Views, indices: range, unchanged: Bool[Tensor, "N H W"]
-) -> Float[Tensor, "V h w"]:
-    """Depths along the rays of the field at hand, NaN where the edit changes the view."""
-    height, width = views.size
-    scale = SOURCE_DEPTH_SIZE / min(height, width)
-    size = (round(height * scale), round(width * scale))
-    depths = render_grid(model, views, indices, size, "expected_depth").squeeze(-1)
-    kept = unchanged[indices.start : indices.stop, None].float()
-    kept = F.interpolate(kept, size, mode="area").squeeze(1) == 1
-    return torch.where(kept, depths, torch.full_like(depths, float("nan")))
 
 
 def relative_errors(rendered: dict[str, Tensor], extracted: dict[str, Tensor]) -> Float[Tensor, "V"]:

@@ -1,6 +1,6 @@
-"""QNerfModel: nerfacto with rendered query codes, a query loss and a depth loss."""
+"""QNerfModel: nerfacto with rendered query codes, a query loss, and a region that an edit may change."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from unittest.mock import patch
@@ -8,7 +8,7 @@ from urllib.error import URLError
 
 import torch
 from jaxtyping import Float
-from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.cameras.rays import RayBundle, RaySamples
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.field_components.field_heads import FieldHeadNames
 from nerfstudio.field_components.spatial_distortions import SceneContraction
@@ -19,9 +19,7 @@ from torch import Tensor
 
 from qnerf_nerfstudio.encoding import gather_encodings
 from qnerf_nerfstudio.field import QNerfField, QNerfHeadNames
-
-SPARSITY_LENGTH = 0.1
-"""In units of the scene, whose cameras lie within 1 of its centre."""
+from qnerf_nerfstudio.region import Region
 
 Objective = Literal["rgb", "queries"]
 """What shapes the density: colours, or query maps."""
@@ -42,22 +40,11 @@ class QNerfModelConfig(NerfactoModelConfig):
     """Let colours depend on the view direction. Where views differ a little, as edited views do, a field that may
     explain the difference by direction does so with fog before every camera: even on true edited views, novel views
     lost 4 to 5 dB by it (benchmarks/README.md)."""
-    sparsity_loss_mult: float = 0.1
-    """Weight of the loss on density at random points of the scene box, at the start of a stage. Without it edited
-    views, which differ a little, are explained by fog; novel views gained 4 dB by it (benchmarks/README.md)."""
-    sparsity_steps: int = 2000
-    """The sparsity loss fades to nothing over this many steps of a stage: it is to clear the first fog, and would thin
-    surfaces if it stayed (benchmarks/README.md)."""
-    sparsity_points: int = 1024
-    """Random points per training step of the sparsity loss."""
     query_loss_mult: float = 1.0
     """Weight of the query loss."""
     preview_loss_mult: float = 1.0
     """Weight of the colour loss on the decoded previews of the edited views while query maps are fitted. Previews have
     the photos' resolution, query maps an eighth of it or less, so they sharpen the geometry that both share."""
-    depth_loss_mult: float = 0.05
-    """Weight of the depth loss on rays that the edit leaves unchanged, while query maps are fitted. 0 switches it
-    off."""
 
 
 class LazyLpips:
@@ -109,7 +96,9 @@ class QNerfModel(NerfactoModel):
             gather_encodings(self)
         self.objective: Objective = "rgb"
         self.stage_start = 0
-        self._initial_weights = {name: value.detach().cpu().clone() for name, value in self.named_parameters()}
+        self.region: Region | None = None
+        """Where rays that see the edit may change matter; None: everywhere."""
+        self.initial_weights = {name: value.detach().cpu().clone() for name, value in self.named_parameters()}
 
     def build_field(self) -> QNerfField:
         """The field that the configuration describes."""
@@ -134,21 +123,22 @@ class QNerfModel(NerfactoModel):
             implementation=config.implementation,
         )
 
-    def begin_stage(self, step: int, objective: Objective, keep_geometry: bool) -> None:
+    def begin_stage(self, step: int, objective: Objective, weights: Mapping[str, Tensor] | None = None) -> None:
         """Start a stage of training at training step `step`.
 
         Args:
             step: First training step of the stage; annealing schedules count from it.
             objective: What shapes the density from now on.
-            keep_geometry: Keep what the field has learned and start only the query heads afresh; otherwise the whole
-                model goes back to its initial weights.
+            weights: Parameters by name that the model starts from. None keeps what the field has learned and starts
+                only the query heads afresh.
         """
         self.objective = objective
         self.stage_start = step
         for name, parameter in self.named_parameters():
-            known = name in self._initial_weights
-            if known and (name.startswith("field.query_head") or not keep_geometry):
-                parameter.data.copy_(self._initial_weights[name])
+            if weights is not None and name in weights:
+                parameter.data.copy_(weights[name])
+            elif name.startswith("field.query_head"):
+                parameter.data.copy_(self.initial_weights[name])
 
     def get_extra_state(self) -> dict[str, int]:
         """What nerfstudio's checkpoints leave out: when the proposal networks were updated last."""
@@ -188,6 +178,8 @@ class QNerfModel(NerfactoModel):
             # in the viewer or before a kill, must not change the training that follows.
             self.set_extra_state(counters)
         field_outputs: dict[Any, Tensor] = dict(self.field.forward(samples))
+        if self.training and self.region is not None:
+            field_outputs = self._keep_outside(self.region, field_outputs, samples)
         if self.config.use_gradient_scaling:
             field_outputs = dict(scale_gradients_by_distance_squared(field_outputs, samples))
         weights = samples.get_weights(field_outputs[FieldHeadNames.DENSITY])
@@ -210,31 +202,32 @@ class QNerfModel(NerfactoModel):
             outputs[f"prop_depth_{i}"] = self.renderer_depth(weights=weights_list[i], ray_samples=samples_list[i])
         return outputs
 
+    @staticmethod
+    def _keep_outside(region: Region, field_outputs: dict[Any, Tensor], samples: RaySamples) -> dict[Any, Tensor]:
+        """Let rays that see the edit ("changed" in their metadata) change the field inside the region only.
+
+        What edited views do not agree on is cheapest to explain by matter that a single view sees, before its camera or
+        far behind the scene. Such matter is not what the edit is about: there the photos alone teach the field.
+        """
+        assert samples.metadata is not None
+        inside = region.contains(samples.frustums.get_positions())
+        free = (inside | ~samples.metadata["changed"].squeeze(-1))[..., None]
+        return {name: torch.where(free, output, output.detach()) for name, output in field_outputs.items()}
+
     def get_loss_dict(
         self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """Nerfacto's losses, and those of queries and depth for the parts of the batch that have them.
+        """Nerfacto's losses, and that of queries.
 
-        A batch holds "image", and may hold "queries" (codes [rays, W']), "query_widths" (code channels per layer) and
-        "depth" ([rays], distance along the ray, NaN where it is not known).
+        A batch holds "image", and may hold "queries" (codes [rays, W']) and "query_widths" (code channels per layer).
         """
         losses = super().get_loss_dict(outputs, batch, metrics_dict)
         if self.objective == "queries":
             losses["rgb_loss"] = losses["rgb_loss"] * self.config.preview_loss_mult
-        faded = self.config.sparsity_loss_mult * max(0.0, 1 - self.step / max(1, self.config.sparsity_steps))
-        if self.training and faded > 0:
-            low, high = self.scene_box.aabb.to(self.device)
-            points = low + (high - low) * torch.rand(self.config.sparsity_points, 3, device=self.device)
-            losses["sparsity_loss"] = faded * sparsity(self.field.density_fn(points))
         if "queries" in batch:
             target = batch["queries"].to(self.device)
             rendered = outputs["queries"][:, : target.shape[-1]]
             losses["query_loss"] = self.config.query_loss_mult * query_loss(rendered, target, batch["query_widths"])
-        if self.objective == "queries" and "depth" in batch and self.config.depth_loss_mult > 0:
-            depth = batch["depth"].to(self.device)
-            known = ~depth.isnan()
-            error = (outputs["expected_depth"].squeeze(-1)[known] / depth[known]).log().abs()
-            losses["depth_loss"] = self.config.depth_loss_mult * error.sum() / len(depth)
         return losses
 
     def get_image_metrics_and_images(
@@ -245,15 +238,6 @@ class QNerfModel(NerfactoModel):
         if metrics["lpips"] != metrics["lpips"]:
             del metrics["lpips"]
         return metrics, images
-
-
-def sparsity(density: Float[Tensor, "P 1"]) -> Float[Tensor, ""]:
-    """Mean opacity, 0 to 1, of SPARSITY_LENGTH of matter with these densities.
-
-    The sparsity prior of "PlenOctrees for Real-time Rendering of Neural Radiance Fields" (arXiv 2103.14024): what is
-    opaque anyway costs no more with more density, so fog is cleared and surfaces stay.
-    """
-    return (1 - (-SPARSITY_LENGTH * density).exp()).mean()
 
 
 def query_loss(rendered: Float[Tensor, "R W"], target: Float[Tensor, "R W"], widths: list[int]) -> Float[Tensor, ""]:

@@ -21,6 +21,8 @@ class Task(str, Enum):
 
     INVERT = "invert"
     """Invert a chunk of source views by one timestep (the field trains on the source photos)."""
+    SOURCE = "source"
+    """Nothing: the field trains on the source photos."""
     DENOISE = "denoise"
     """Advance a chunk of edited views by one timestep, guided where a QNeRF has been fitted."""
     LOOK_AHEAD = "look-ahead"
@@ -69,6 +71,7 @@ class Stage:
         """The stage in words."""
         words = {
             Task.INVERT: "inversion of the source views",
+            Task.SOURCE: "field on the source photos",
             Task.DENOISE: f"editing, interval {self.interval + 1}",
             Task.LOOK_AHEAD: f"look-ahead, interval {self.interval + 1}",
             Task.EXTRACT: f"extraction of queries, interval {self.interval + 1}",
@@ -91,6 +94,8 @@ class PlanConfig:
     """Timesteps of an interval's guided part, and of its look-ahead."""
     chunk: int = 8
     """Views in one slice."""
+    source_iterations: int = 500
+    """Training steps on the source photos after the inversion."""
     fit_iterations: int = 300
     """Training steps of a QNeRF fit."""
     final_iterations: int = 2000
@@ -106,6 +111,7 @@ class PlanConfig:
             "num_steps": (self.num_steps >= 1, "at least 1"),
             "tau": (1 <= self.tau <= self.num_steps, f"1 to num_steps ({self.num_steps})"),
             "chunk": (self.chunk >= 1, "at least 1"),
+            "source_iterations": (self.source_iterations >= 0, "at least 0"),
             "fit_iterations": (self.fit_iterations >= 1, "at least 1"),
             "final_iterations": (self.final_iterations >= 1, "at least 1"),
             "stop": (0 <= self.stop <= 1, "0 to 1"),
@@ -190,6 +196,8 @@ class Plan:
     def _stages(self) -> Iterator[Stage]:
         config, total = self.config, self.config.num_steps
         yield self._sliced(Task.INVERT, 0, range(total - 1, -1, -1))
+        if config.source_iterations > 0:
+            yield Stage(Task.SOURCE, 0, (), config.source_iterations)
         index, interval = 0, 0
         # An interval needs tau guided steps, and at least one further timestep to look ahead to.
         limit = {"progressive": config.stop * total, "one-shot": 1, "none": 0}[config.consolidation]

@@ -6,8 +6,10 @@ doing it again gives the same files.
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from qnerf_nerfstudio.editor.editor import ControlNetEditor, Prompts, QueryTargets, SourceBranch
 from qnerf_nerfstudio.plan import Plan, Slice
@@ -161,3 +163,16 @@ def load_codes(store: EditStore, interval: int, chunk: int) -> dict[str, Float[T
     """Extracted query codes of a chunk by layer, in the order of the codec."""
     stored = store.load(f"queries/{interval}/codes-{chunk:03d}")
     return {name: stored[name].float() for name in sorted(stored)}
+
+
+def load_joined_codes(store: EditStore, interval: int, chunks: int) -> Float[Tensor, "V h w W"]:
+    """Extracted query codes of all views, all layers side by side at the finest layer's resolution."""
+    finest = max(layer.size for layer in load_codec(store, interval).layers.values())
+    joined = []
+    for chunk in range(chunks):
+        layers = [
+            F.interpolate(code.movedim(-1, 1), finest, mode="bilinear").movedim(1, -1)
+            for code in load_codes(store, interval, chunk).values()
+        ]
+        joined.append(torch.cat(layers, dim=-1))
+    return torch.cat(joined)

@@ -1,6 +1,5 @@
 """The field, the model's losses, and the datamanager's targets."""
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -14,7 +13,8 @@ from nerfstudio.field_components.field_heads import FieldHeadNames
 from qnerf_nerfstudio.config import qnerf_edit_tiny
 from qnerf_nerfstudio.datamanager import QNerfDataManager
 from qnerf_nerfstudio.field import QNerfHeadNames
-from qnerf_nerfstudio.model import QNerfModel, QNerfModelConfig, query_loss, sparsity
+from qnerf_nerfstudio.model import QNerfModel, QNerfModelConfig, query_loss
+from qnerf_nerfstudio.region import Region
 
 
 def build(**settings: object) -> QNerfModel:
@@ -93,11 +93,11 @@ def test_stages_start_afresh_or_keep_the_geometry(model: QNerfModel) -> None:
         for parameter in model.parameters():
             parameter.add_(0.5)
     moved = {name: value.clone() for name, value in model.named_parameters()}
-    model.begin_stage(10, "queries", keep_geometry=True)
+    model.begin_stage(10, "queries")
     for name, value in model.named_parameters():
         expected = before if name.startswith("field.query_head") else moved
         assert torch.equal(value, expected[name]), name
-    model.begin_stage(20, "rgb", keep_geometry=False)
+    model.begin_stage(20, "rgb", model.initial_weights)
     for name, value in model.named_parameters():
         if name != "device_indicator_param":
             assert torch.equal(value, before[name]), name
@@ -114,17 +114,21 @@ def test_looking_at_the_field_does_not_change_its_training(model: QNerfModel) ->
     assert model.get_extra_state() == {"steps_since_update": 0, "step": 5}
 
 
-def test_depth_loss_ignores_unknown_depths(model: QNerfModel) -> None:
+@pytest.mark.parametrize("changed", [False, True])
+def test_rays_that_see_the_edit_change_the_field_inside_the_region_only(model: QNerfModel, changed: bool) -> None:
     model.train()
-    model.objective = "queries"
-    outputs = model.get_outputs(rays())
-    batch = {"image": torch.rand(7, 3), "depth": outputs["expected_depth"].detach().squeeze(-1)}
-    batch["depth"][3] = float("nan")
-    losses = model.get_loss_dict(outputs, batch, model.get_metrics_dict(outputs, batch))
-    assert losses["depth_loss"].item() == pytest.approx(0, abs=1e-6)
-    batch["depth"] = batch["depth"] * 2
-    losses = model.get_loss_dict(outputs, batch, model.get_metrics_dict(outputs, batch))
-    assert losses["depth_loss"].item() == pytest.approx(model.config.depth_loss_mult * 6 / 7 * 0.6931, rel=1e-3)
+    box = torch.tensor([[-1.0, -1, -1], [1, 1, 1]])
+    gradients = []
+    for cells in (torch.ones(2, 2, 2, dtype=torch.bool), torch.zeros(2, 2, 2, dtype=torch.bool)):
+        model.region = Region(box, cells)
+        bundle = rays()
+        bundle.metadata["changed"] = torch.full((7, 1), changed)
+        model.zero_grad()
+        outputs = model.get_outputs(bundle)
+        outputs["rgb"].sum().backward()
+        gradients.append(sum(float(p.grad.abs().sum()) for p in model.field.parameters() if p.grad is not None))
+    assert gradients[0] > 0
+    assert (gradients[1] > 0) == (not changed)
 
 
 @given(st.integers(1, 5), st.integers(1, 5))
@@ -134,34 +138,6 @@ def test_query_loss_is_the_sum_of_scaled_norms(first: int, second: int) -> None:
     a, b = (torch.randn(4, first + second, generator=generator) for _ in range(2))
     expected = (a - b)[:, :first].norm(dim=-1) / first**0.5 + (a - b)[:, first:].norm(dim=-1) / second**0.5
     torch.testing.assert_close(query_loss(a, b, [first, second]), expected.mean(), atol=1e-4, rtol=1e-4)
-
-
-@given(st.floats(0, 1e4))
-@settings(deadline=None, max_examples=30)
-def test_sparsity_is_an_opacity(density: float) -> None:
-    expected = 1 - math.exp(-0.1 * density)
-    assert sparsity(torch.full((3, 1), density)).item() == pytest.approx(expected, abs=1e-6)
-
-
-def test_sparsity_loss_clears_empty_space() -> None:
-    model = build(sparsity_loss_mult=1.0)
-    model.train()
-    optimizer = torch.optim.Adam(model.field.parameters(), lr=1e-2)
-    densities = []
-    for _ in range(20):
-        outputs = model.get_outputs(rays())
-        batch = {"image": torch.rand(7, 3)}
-        losses = model.get_loss_dict(outputs, batch, model.get_metrics_dict(outputs, batch))
-        densities.append(losses["sparsity_loss"].item())
-        losses["sparsity_loss"].backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    assert densities[-1] < 0.2 * densities[0]
-    model.step = model.config.sparsity_steps
-    assert "sparsity_loss" not in model.get_loss_dict(outputs, batch, model.get_metrics_dict(outputs, batch))
-    model.eval()
-    outputs = model.get_outputs(rays())
-    assert "sparsity_loss" not in model.get_loss_dict(outputs, batch)
 
 
 def test_lookup_interpolates_between_cells() -> None:

@@ -30,6 +30,7 @@ SHORT = [
     *("--pipeline.editor.resolution", "64"),
     *("--pipeline.datamanager.train-num-rays-per-batch", "256"),
     *("--pipeline.tau", "2"),
+    *("--pipeline.source-iterations", "5"),
     *("--pipeline.fit-iterations", "6"),
     *("--pipeline.final-iterations", "12"),
     *("--viewer.quit-on-train-completion", "True"),
@@ -94,7 +95,7 @@ def test_run_leaves_an_edited_dataset_and_its_state(run: Path, capture: Path) ->
 def test_config_states_the_length_of_the_plan(run: Path) -> None:
     config = yaml.load((run / "config.yml").read_text(), Loader=yaml.Loader)
     # 10 views in chunks of 8 are 2 slices; 6 inversions, 6 edits and 2 + 1 look-aheads of them; 2 extractions, 2 fits.
-    assert config.max_num_iterations == 2 * (6 + 6 + 3 + 2 + 1) + 2 * 6 + 12
+    assert config.max_num_iterations == 2 * (6 + 6 + 3 + 2 + 1) + 5 + 2 * 6 + 12
     checkpoints = [path.name for path in (run / "nerfstudio_models").iterdir()]
     assert checkpoints == [f"step-{config.max_num_iterations - 1:09d}.ckpt"]
 

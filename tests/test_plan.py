@@ -18,6 +18,7 @@ def plans(draw) -> Plan:
             num_steps=num_steps,
             tau=draw(st.integers(1, num_steps)),
             chunk=draw(st.integers(1, 9)),
+            source_iterations=draw(st.integers(0, 7)),
             fit_iterations=draw(st.integers(1, 7)),
             final_iterations=draw(st.integers(1, 7)),
             consolidation=draw(st.sampled_from(["progressive", "one-shot", "none"])),
@@ -86,19 +87,28 @@ def test_consolidation_modes_differ_in_their_fits() -> None:
 
 def test_interval_looks_ahead_and_returns() -> None:
     plan = Plan(PlanConfig(views=2, num_steps=20, tau=4, chunk=2))
-    tasks = [(stage.task, stage.indices) for stage in plan.stages[1:5]]
+    tasks = [(stage.task, stage.indices) for stage in plan.stages[2:6]]
     assert tasks == [
         (Task.DENOISE, (0, 1, 2, 3)),
         (Task.LOOK_AHEAD, (4, 5, 6, 7)),
         (Task.EXTRACT, (8,)),
         (Task.FIT, ()),
     ]
-    assert plan.stages[5].indices == (4, 5, 6, 7)
+    assert plan.stages[6].indices == (4, 5, 6, 7)
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("tau", 0), ("tau", 21), ("chunk", 0), ("views", 0), ("num_steps", 0), ("fit_iterations", 0), ("stop", 1.5)],
+    [
+        ("tau", 0),
+        ("tau", 21),
+        ("chunk", 0),
+        ("views", 0),
+        ("num_steps", 0),
+        ("fit_iterations", 0),
+        ("source_iterations", -1),
+        ("stop", 1.5),
+    ],
 )
 def test_settings_out_of_range_are_named(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=field):

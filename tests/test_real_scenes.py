@@ -48,7 +48,14 @@ def edit_identically(data: Path, control: dict, out: Path) -> Path:
     document = {"prompt": "a photo of a statue", "source_prompt": "a photo of a statue", "control": control}
     (data / "edit.json").write_text(json.dumps(document))
     where = ["--output-dir", out, "--experiment-name", "e", "--timestamp", "t", "--vis", "tensorboard"]
-    short = ["--pipeline.fit-iterations", "20", "--pipeline.final-iterations", "30"]
+    short = [
+        "--pipeline.source-iterations",
+        "20",
+        "--pipeline.fit-iterations",
+        "20",
+        "--pipeline.final-iterations",
+        "30",
+    ]
     command("ns-train", "qnerf-edit-tiny", "--data", data, *where, *short)
     return out / "e/qnerf-edit-tiny/t"
 
