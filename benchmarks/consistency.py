@@ -3,7 +3,8 @@
     python benchmarks/consistency.py --setting loose --seeds 0 1 2 3
 
 Every cell (setting x seed x method) makes edited views of a procedural capture, trains the final field on them, and a
-second one on every other of them, which is scored on the rest. Cells that are done are read back, so the command goes
+second one on every other of them, which is scored on the rest. Both start from the same field of the photos and change
+it inside the same region, as the product's final field does. Cells that are done are read back, so the command goes
 on where it stopped; their figures are committed, their images are not.
 """
 
@@ -17,14 +18,15 @@ from typing import get_args
 
 import torch
 import tyro
+from features import kernel_distance
+from fields import Judge
 from recipes import Method, Recipes, read_views
 from rich.console import Console
-from settings import Setting, field_settings, write_scene, write_views
+from settings import Setting, field_settings, write_scene
 from table import write_table
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from qnerf_nerfstudio.config import qnerf_edit_tiny
-from qnerf_nerfstudio.plain import train_plain
 from qnerf_nerfstudio.report import load_truth, render_views, write_sheet
 from qnerf_nerfstudio.scenes.capture import sample_edit
 from qnerf_nerfstudio.scenes.render import render
@@ -61,14 +63,12 @@ def measure(method: Method, seed: int, config: Benchmark, folder: Path) -> dict[
     edited = Recipes(capture, cell / "run", fields, seed).edited_views(method)
     seconds = (time.monotonic() - started) / len(edited)
     captured, novel = load_truth(capture, "train"), load_truth(capture, "novel")
-    write_views(cell / "all", capture, edited, every=1)
-    write_views(cell / "half", capture, edited, every=2)
-    field = train_plain(cell / "all", cell / "fields", fields)
-    images, depths = render_views(field, cell / "all", novel)
-    half = train_plain(cell / "half", cell / "fields", fields)
+    judge = Judge(capture, folder / "judge", fields)
+    field, data = judge.train(edited, every=1)
+    images, depths = render_views(field, data, novel)
+    half, data = judge.train(edited, every=2)
     other = slice(1, None, 2)
-    unseen = replace(captured, c2w=captured.c2w[other])
-    again, _ = render_views(half, cell / "half", unseen)
+    again, _ = render_views(half, data, replace(captured, c2w=captured.c2w[other]))
     body = sample_edit(seed)[0]
     focal, size = novel.meta["fl_x"], (novel.meta["h"], novel.meta["w"])
     palette = body.palette().expand(len(images), -1, -1)
@@ -83,10 +83,10 @@ def measure(method: Method, seed: int, config: Benchmark, folder: Path) -> dict[
         "novel, union, SSIM": similarity.mean(1)[novel.unions].mean(),
         "novel, IoU": iou(silhouette(images, rooms, palette), novel.masks).mean(),
         "depth error": (depths / novel.depths - 1).abs()[novel.masks].mean(),
+        "KID, 1000 x": 1000 * kernel_distance(read_views(capture / "images"), edited),
         "consistency, union, dB": psnr(again, edited[other], captured.unions[other]).mean(),
     }
     shutil.rmtree(cell / "run", ignore_errors=True)
-    shutil.rmtree(cell / "fields", ignore_errors=True)
     return {**{name: round(float(value), 4) for name, value in figures.items()}, "s a view": round(seconds, 2)}
 
 

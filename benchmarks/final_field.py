@@ -15,24 +15,27 @@ from pathlib import Path
 from typing import Any
 
 import tyro
+from fields import Judge
 from recipes import Recipes
 from rich.console import Console
 from rich.table import Table
-from settings import field_settings, write_scene, write_views
+from settings import Setting, field_settings, write_scene
 
 from qnerf_nerfstudio.config import qnerf_edit_tiny
-from qnerf_nerfstudio.plain import train_plain
 from qnerf_nerfstudio.report import load_truth, render_views
 from qnerf_nerfstudio.scoring import psnr
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
-    "colours depend on the view direction": {"view_dependent": True},
-    "near and far plane 0.05 and 1000 instead of 0.3 and 20": {"near_plane": 0.05, "far_plane": 1000.0},
-    "no gradient scaling": {"use_gradient_scaling": False},
-    "initial density 0.1 instead of 0.6": {"average_init_density": 0.1},
+    "no region: edited views may change all of the scene": {"region": False},
+    "afresh, not from the field of the photos": {"warm_start": False},
+    "neither": {"region": False, "warm_start": False},
+    "colours depend on the view direction": {"model.view_dependent": True},
+    "near and far plane 0.05 and 1000 instead of 0.3 and 20": {"model.near_plane": 0.05, "model.far_plane": 1000.0},
+    "no gradient scaling": {"model.use_gradient_scaling": False},
+    "initial density 0.1 instead of 0.6": {"model.average_init_density": 0.1},
 }
-"""Settings of the model of qnerf-edit-tiny, each changed alone."""
+"""Settings of qnerf-edit-tiny's pipeline, each changed alone."""
 
 
 @dataclass
@@ -45,6 +48,8 @@ class Benchmark:
     """Training steps of each field."""
     settings: tuple[str, ...] = tuple(SETTINGS)
     """Settings to measure."""
+    setting: Setting = "tight"
+    """Setting of the captures' controls."""
 
 
 def main(config: Benchmark) -> None:
@@ -54,20 +59,21 @@ def main(config: Benchmark) -> None:
     with tempfile.TemporaryDirectory() as name:
         for seed in config.seeds:
             folder = Path(name) / str(seed)
-            write_scene(folder / "capture", seed, 24, "tight")
+            write_scene(folder / "capture", seed, 24, config.setting)
             truth = load_truth(folder / "capture", "novel")
             for method in ("ceiling", "per-view"):
                 recipes = Recipes(folder / "capture", folder / "run", field_settings(config.iterations), seed)
                 views = recipes.edited_views(method)
-                write_views(folder / method, folder / "capture", views, every=1)
                 for number, setting in enumerate(config.settings):
                     edit = field_settings(config.iterations)
                     for key, value in SETTINGS[setting].items():
-                        setattr(edit.pipeline.model, key, value)  # pyright: ignore[reportAttributeAccessIssue]
+                        owner = edit.pipeline.model if key.startswith("model.") else edit.pipeline
+                        setattr(owner, key.removeprefix("model."), value)
                     started = time.monotonic()
-                    field = train_plain(folder / method, folder / f"{method}-{number}", edit)
+                    judge = Judge(folder / "capture", folder / f"{method}-{number}", edit)
+                    field, data = judge.train(views, every=1)
                     seconds = time.monotonic() - started
-                    images, depths = render_views(field, folder / method, truth)
+                    images, depths = render_views(field, data, truth)
                     figures = [float(psnr(images, truth.images, mask).mean()) for mask in (truth.unions, None)]
                     error = float((depths / truth.depths - 1).abs()[truth.masks].mean())
                     row = (str(seed), "true" if method == "ceiling" else "edited one by one", setting)

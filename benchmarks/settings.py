@@ -8,7 +8,6 @@ from typing import Literal
 
 import torch
 from nerfstudio.engine.trainer import TrainerConfig
-from torch import Tensor
 
 from qnerf_nerfstudio.config import qnerf_edit_tiny
 from qnerf_nerfstudio.controls import Views
@@ -68,15 +67,3 @@ def field_settings(iterations: int) -> TrainerConfig:
     assert isinstance(edit.pipeline, QNerfPipelineConfig)
     edit.pipeline.final_iterations = iterations
     return edit
-
-
-def write_views(folder: Path, capture: Path, images: Tensor, every: int) -> None:
-    """A dataset of edited views; one in `every` views, from the second on, is not trained on (1: all are)."""
-    meta = json.loads((capture / "transforms.json").read_text())
-    names = [frame["file_path"] for frame in meta["frames"]]
-    held_out = names[1::every] if every > 1 else names[1:2]
-    meta["train_filenames"] = [name for name in names if every == 1 or name not in held_out]
-    meta["val_filenames"] = meta["test_filenames"] = held_out
-    for name, image in zip(names, images, strict=True):
-        write_png(folder / name, image)
-    write_json(folder / "transforms.json", meta)

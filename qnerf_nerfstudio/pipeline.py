@@ -22,7 +22,7 @@ from packaging.version import Version
 from torch import Tensor
 from torch.nn import functional as F
 
-from qnerf_nerfstudio.controls import Edit, control_images, load_edit
+from qnerf_nerfstudio.controls import Edit, Views, control_images, load_edit
 from qnerf_nerfstudio.datamanager import QNerfDataManager, QNerfDataManagerConfig, dataset_to_scene
 from qnerf_nerfstudio.dataset import write_dataset
 from qnerf_nerfstudio.editor import EditorConfig
@@ -195,7 +195,8 @@ class QNerfPipeline(VanillaPipeline):
             editor.image_size(*views.size),
         )
         self._views = views
-        self._restrict(changed(source, target))
+        if config.region:
+            restrict_edit(self._qnerf, self.datamanager, views, changed(source, target))
         self._edit_size: tuple[int, int] = (source.shape[-2], source.shape[-1])
         self._runner = SliceRunner(
             editor=editor,
@@ -228,24 +229,6 @@ class QNerfPipeline(VanillaPipeline):
             soft_wrap=True,
             markup=False,
         )
-
-    def _restrict(self, different: Bool[Tensor, "V h w"]) -> None:
-        """Restrict the edit to the visual hull of what the control images change."""
-        training = self._views[: self.datamanager.num_train]
-        different = different[: len(training)]
-        if not self.config.region or not different.any():
-            return
-        region = visual_hull(training, different, self._qnerf.scene_box.aabb)
-        if region is None:
-            CONSOLE.print(
-                "The control images change no part of the scene box that most views see: the edit may change all of "
-                "the scene.",
-                style="yellow",
-                soft_wrap=True,
-            )
-            return
-        self._qnerf.region = region
-        self.datamanager.changed = region.seen(training.resized((different.shape[1], different.shape[2])))
 
     def _check_folder(self, trainer: Trainer, plan: Plan) -> None:
         """Refuse to mix two edits in one folder."""
@@ -414,3 +397,30 @@ class QNerfPipeline(VanillaPipeline):
             images = F.interpolate(images, self._views.size, mode="bicubic", antialias=True).clamp(0, 1)
         for view, image in zip(self._plan.views_of(chunk), images, strict=True):
             write_png(self._store.root / folder / f"{self.datamanager.filenames[view].stem}.png", image)
+
+
+def restrict_edit(
+    model: QNerfModel, datamanager: QNerfDataManager, views: Views, different: Bool[Tensor, "V h w"]
+) -> None:
+    """Restrict an edit to the visual hull of what its control images change.
+
+    Args:
+        model: Gets the region.
+        datamanager: Gets the pixels that see it.
+        views: Cameras of all views, training views first.
+        different: Where control images of source and target differ.
+    """
+    training, different = views[: datamanager.num_train], different[: datamanager.num_train]
+    if not different.any():
+        return
+    region = visual_hull(training, different, model.scene_box.aabb)
+    if region is None:
+        CONSOLE.print(
+            "The control images change no part of the scene box that most views see: the edit may change all of the "
+            "scene.",
+            style="yellow",
+            soft_wrap=True,
+        )
+        return
+    model.region = region
+    datamanager.changed = region.seen(training.resized((different.shape[1], different.shape[2])))

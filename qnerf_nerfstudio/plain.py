@@ -1,26 +1,36 @@
 """A plain field on a dataset, trained like the final field of an edit: what an edit is compared with."""
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 from nerfstudio.configs.base_config import LoggingConfig
-from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from nerfstudio.utils import writer
 
+from qnerf_nerfstudio.datamanager import QNerfDataManagerConfig
 from qnerf_nerfstudio.pipeline import QNerfPipelineConfig
 from qnerf_nerfstudio.seeds import seed_everything
 
 
-def train_plain(data: Path, out: Path, edit: TrainerConfig) -> VanillaPipeline:
-    """Train the final field of an edit's settings on a dataset as it is.
+def train_plain(
+    data: Path,
+    out: Path,
+    edit: TrainerConfig,
+    prepare: Callable[[VanillaPipeline], None] | None = None,
+    iterations: int | None = None,
+) -> VanillaPipeline:
+    """Train a field with an edit's settings on a dataset as it is.
 
     Args:
         data: A nerfstudio dataset.
         out: Gets the run.
         edit: Settings of the edit that the field is to be compared with.
+        prepare: Called with the pipeline before training starts.
+        iterations: Training steps; by default those of the fields of the photos and of the edited views
+            together.
     """
     edit = copy.deepcopy(edit)
     assert isinstance(edit.pipeline, QNerfPipelineConfig)
@@ -31,7 +41,7 @@ def train_plain(data: Path, out: Path, edit: TrainerConfig) -> VanillaPipeline:
         output_dir=out,
         data=data,
         machine=edit.machine,
-        max_num_iterations=edit.pipeline.final_iterations,
+        max_num_iterations=iterations or edit.pipeline.source_iterations + edit.pipeline.final_iterations,
         steps_per_eval_batch=0,
         steps_per_eval_image=0,
         steps_per_eval_all_images=0,
@@ -39,7 +49,7 @@ def train_plain(data: Path, out: Path, edit: TrainerConfig) -> VanillaPipeline:
         logging=LoggingConfig(steps_per_log=100),
         mixed_precision=edit.mixed_precision,
         pipeline=VanillaPipelineConfig(
-            datamanager=VanillaDataManagerConfig(
+            datamanager=QNerfDataManagerConfig(
                 data=data,
                 dataparser=NerfstudioDataParserConfig(),
                 train_num_rays_per_batch=edit.pipeline.datamanager.train_num_rays_per_batch,
@@ -54,6 +64,8 @@ def train_plain(data: Path, out: Path, edit: TrainerConfig) -> VanillaPipeline:
     seed_everything(edit.machine.seed)
     trainer: Trainer = config.setup(local_rank=0, world_size=1)
     trainer.setup()
+    if prepare is not None:
+        prepare(trainer.pipeline)  # pyright: ignore[reportArgumentType]
     trainer.train()
     # Nerfstudio keeps the log writers of a process for ever: those of the next field would write here too.
     for each in writer.EVENT_WRITERS:

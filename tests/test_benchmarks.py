@@ -1,22 +1,24 @@
 """The consistency benchmark's own parts: its settings, and its baselines against the product's sampling loop."""
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from baselines import Scene, attend, invert, sample
+from features import kernel_distance
+from fields import Judge, split_capture
 from recipes import read_views
-from settings import WRONG_EVERY, Setting, field_settings, views_of, write_scene, write_views
+from settings import WRONG_EVERY, Setting, field_settings, views_of, write_scene
 from table import write_table
 
 from qnerf_nerfstudio.config import qnerf_edit_tiny
 from qnerf_nerfstudio.controls import control_images, load_edit
+from qnerf_nerfstudio.datamanager import QNerfDataManager
 from qnerf_nerfstudio.editor.editor import Prompts, SourceBranch
 from qnerf_nerfstudio.editor.loading import load_editor
-from qnerf_nerfstudio.plain import train_plain
+from qnerf_nerfstudio.pipeline import QNerfPipelineConfig
 from qnerf_nerfstudio.report import load_truth
 from qnerf_nerfstudio.store import write_json
 
@@ -57,19 +59,37 @@ def test_shared_attention_to_the_own_source_is_the_products_appearance_injection
 
 def test_half_of_the_views_is_held_out(tmp_path: Path) -> None:
     write_scene(tmp_path / "scene", 0, 6, "tight")
-    images = read_views(tmp_path / "scene/images")
-    for every, held_out in ((1, 1), (2, 3)):
-        write_views(tmp_path / str(every), tmp_path / "scene", images, every)
+    for every, held_out in ((1, 0), (2, 3)):
+        split_capture(tmp_path / "scene", tmp_path / str(every), every)
         meta = json.loads((tmp_path / str(every) / "transforms.json").read_text())
         assert len(meta["val_filenames"]) == held_out
         assert len(meta["train_filenames"]) == (6 if every == 1 else 3)
+        assert all((tmp_path / str(every) / frame["file_path"]).exists() for frame in meta["frames"])
 
 
-def test_fields_trained_one_after_the_other_do_not_need_each_others_folders(tmp_path: Path) -> None:
+def test_judge_trains_on_edited_views_where_they_see_the_edit_and_on_photos_elsewhere(tmp_path: Path) -> None:
     write_scene(tmp_path / "scene", 0, 6, "tight")
-    for number in range(2):
-        train_plain(tmp_path / "scene", tmp_path / str(number), field_settings(2))
-        shutil.rmtree(tmp_path / str(number))
+    fields = field_settings(2)
+    assert isinstance(fields.pipeline, QNerfPipelineConfig)
+    fields.pipeline.source_iterations = 2
+    photos = read_views(tmp_path / "scene/images")
+    judge = Judge(tmp_path / "scene", tmp_path / "judge", fields)
+    for every in (1, 2):
+        pipeline, _ = judge.train(torch.ones_like(photos), every)
+        manager = pipeline.datamanager
+        assert isinstance(manager, QNerfDataManager) and manager.images is not None and manager.changed is not None
+        assert manager.changed.any() and not manager.changed.all()
+        assert (manager.images[manager.changed] == 1).all()
+        names = sorted(path.name for path in (tmp_path / "scene/images").iterdir())
+        expected = photos[[names.index(path.name) for path in manager.train_dataset.image_filenames]].movedim(1, -1)
+        assert torch.equal(manager.images[~manager.changed], expected[~manager.changed])
+
+
+def test_kernel_distance_grows_with_the_difference() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(8, 3, 16, 16, generator=generator).repeat_interleave(4, -1).repeat_interleave(4, -2)
+    distances = [kernel_distance(images, (images - shift).clamp(0, 1)) for shift in (0.0, 0.2, 0.6)]
+    assert distances[0] < distances[1] < distances[2]
 
 
 def test_table_takes_means_over_the_seeds_that_are_done(tmp_path: Path) -> None:

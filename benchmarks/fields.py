@@ -1,0 +1,96 @@
+"""The final field of an edit, trained on edited views that any recipe made: what all recipes are judged by."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from qnerf_nerfstudio.controls import control_images, load_edit
+from qnerf_nerfstudio.datamanager import QNerfDataManager, dataset_to_scene
+from qnerf_nerfstudio.grids import changed
+from qnerf_nerfstudio.model import QNerfModel
+from qnerf_nerfstudio.pipeline import QNerfPipelineConfig, restrict_edit
+from qnerf_nerfstudio.plain import train_plain
+from qnerf_nerfstudio.store import write_json
+
+
+def split_capture(capture: Path, folder: Path, every: int) -> Path:
+    """A dataset of the capture's photos; one in `every` views, from the second on, is not trained on (1: all are)."""
+    meta = json.loads((capture / "transforms.json").read_text())
+    for frame in meta["frames"]:
+        frame["file_path"] = os.path.relpath(capture / frame["file_path"], folder)
+    names = [frame["file_path"] for frame in meta["frames"]]
+    held_out = names[1::every] if every > 1 else []
+    meta["train_filenames"] = [name for name in names if name not in held_out]
+    meta["val_filenames"] = meta["test_filenames"] = held_out
+    write_json(folder / "transforms.json", meta)
+    return folder
+
+
+@dataclass
+class Judge:
+    """Trains fields for one capture as the product trains its final field: from a field of the photos, inside the
+    region of the edit."""
+
+    capture: Path
+    """The capture with its edit.json."""
+    work: Path
+    """Folder for datasets, runs and the photos' field; may be discarded afterwards."""
+    edit: TrainerConfig
+    """Settings of the fields."""
+
+    def train(self, edited: Tensor, every: int) -> tuple[VanillaPipeline, Path]:
+        """Train a field on edited views [V, 3, H, W] in the order of the capture's frames; one in `every` of them, from
+        the second on, is left out.
+
+        Returns:
+            The trained pipeline, and its dataset.
+        """
+        data = split_capture(self.capture, self.work / f"split-{every}", every)
+        settings = self.edit.pipeline
+        assert isinstance(settings, QNerfPipelineConfig)
+        weights = self._photo_weights(settings.source_iterations) if settings.warm_start else None
+
+        def prepare(pipeline: VanillaPipeline) -> None:
+            manager, model = _parts(pipeline)
+            if settings.region:
+                self._restrict(manager, model)
+            order = sorted(path.name for path in manager.filenames)
+            training = [order.index(path.name) for path in manager.filenames[: manager.num_train]]
+            manager.images = manager.photos_outside(edited[training].movedim(1, -1).contiguous())
+            model.begin_stage(0, "rgb", weights or model.initial_weights)
+
+        return train_plain(data, self.work / "runs", self.edit, prepare, settings.final_iterations), data
+
+    def _photo_weights(self, iterations: int) -> dict[str, Tensor]:
+        """Weights of the field of all photos, trained once."""
+        path = self.work / "photos.safetensors"
+        if not path.exists():
+            data = split_capture(self.capture, self.work / "split-1", 1)
+            field = train_plain(data, self.work / "runs", self.edit, iterations=iterations)
+            save_file({name: value.detach() for name, value in field.model.named_parameters()}, path)
+        return load_file(path)
+
+    def _restrict(self, manager: QNerfDataManager, model: QNerfModel) -> None:
+        """Restrict the field to the region of the edit, as the product does."""
+        views = manager.views()
+        source, target = control_images(
+            load_edit(self.capture / "edit.json"),
+            self.capture,
+            views,
+            [path.name for path in manager.filenames],
+            dataset_to_scene(manager.train_dataparser_outputs, self.capture),
+            views.size,
+        )
+        restrict_edit(model, manager, views, changed(source, target))
+
+
+def _parts(pipeline: VanillaPipeline) -> tuple[QNerfDataManager, QNerfModel]:
+    manager, model = pipeline.datamanager, pipeline.model
+    assert isinstance(manager, QNerfDataManager) and isinstance(model, QNerfModel)
+    return manager, model
