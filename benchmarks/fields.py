@@ -62,7 +62,9 @@ class Judge:
                 self._restrict(manager, model)
             order = sorted(path.name for path in manager.filenames)
             training = [order.index(path.name) for path in manager.filenames[: manager.num_train]]
-            manager.images = manager.photos_outside(edited[training].movedim(1, -1).contiguous())
+            manager.images = manager.photos_outside(
+                edited[training].movedim(1, -1).contiguous(), range(manager.num_train)
+            )
             model.begin_stage(0, "rgb", weights or model.initial_weights)
 
         return train_plain(data, self.work / "runs", self.edit, prepare, settings.final_iterations), data

@@ -27,8 +27,11 @@ Method = Literal[
     "per-view",
     "one-shot",
     "progressive",
+    "progressive, renders only",
+    "progressive, queries only",
     "progressive, blend",
     "progressive, replace",
+    "progressive, mean of views",
     "dataset update",
     "reference attention",
     "token propagation",
@@ -36,8 +39,11 @@ Method = Literal[
 PRODUCT: dict[str, list[str]] = {
     "per-view": ["--pipeline.consolidation", "none"],
     "one-shot": ["--pipeline.consolidation", "one-shot"],
-    "progressive": ["--pipeline.editor.mode", "guidance"],
+    "progressive": [],
+    "progressive, renders only": ["--pipeline.editor.mode", "guidance", "--pipeline.editor.guidance-strength", "0"],
+    "progressive, queries only": ["--pipeline.editor.render-weight", "0"],
     "progressive, blend": ["--pipeline.editor.mode", "blend"],
+    "progressive, mean of views": ["--pipeline.model.robust", "False"],
     "progressive, replace": ["--pipeline.editor.mode", "replace"],
 }
 """Recipes that are settings of the product, as options of ns-train."""

@@ -7,7 +7,7 @@ from unittest.mock import patch
 from urllib.error import URLError
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from nerfstudio.cameras.rays import RayBundle, RaySamples
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.field_components.field_heads import FieldHeadNames
@@ -20,6 +20,11 @@ from torch import Tensor
 from qnerf_nerfstudio.encoding import gather_encodings
 from qnerf_nerfstudio.field import QNerfField, QNerfHeadNames
 from qnerf_nerfstudio.region import Region
+
+MEMORY = 0.9
+"""Decay of a view's mean error, per training step in which rays of the view are drawn."""
+TOLERANCE = 3.0
+"""A view whose error lies this many robust standard deviations above the median counts half."""
 
 Objective = Literal["rgb", "queries"]
 """What shapes the density: colours, or query maps."""
@@ -44,6 +49,9 @@ class QNerfModelConfig(NerfactoModelConfig):
     """Weight of the query loss beside that of previews. Queries of one point differ from view to view, and shape a
     worse geometry than colours: with a weight of 1, 0.03 and 0.003 the field of a fit scored 13.7, 15.8 and 17.6 dB in
     novel views, and explained queries as well (benchmarks/README.md)."""
+    robust: bool = True
+    """Weigh edited views down that the others contradict, in fits and in the final field, so that views which were
+    edited wrongly are not averaged in."""
     preview_loss_mult: float = 1.0
     """Weight of the colour loss on the decoded previews of the edited views while query maps are fitted. Previews have
     the photos' resolution, query maps an eighth of it or less, so they sharpen the geometry that both share."""
@@ -78,6 +86,8 @@ class QNerfModel(NerfactoModel):
 
     config: QNerfModelConfig
     field: QNerfField
+    view_errors: Float[Tensor, "N"]
+    """Running mean of the squared colour error of every training view where it sees the edit, NaN before the first."""
 
     def populate_modules(self) -> None:
         """Build nerfacto, with our field in the place of its own.
@@ -100,6 +110,7 @@ class QNerfModel(NerfactoModel):
         self.stage_start = 0
         self.region: Region | None = None
         """Where rays that see the edit may change matter; None: everywhere."""
+        self.register_buffer("view_errors", torch.full((self.num_train_data,), float("nan")))
         self.initial_weights = {name: value.detach().cpu().clone() for name, value in self.named_parameters()}
 
     def build_field(self) -> QNerfField:
@@ -136,6 +147,7 @@ class QNerfModel(NerfactoModel):
         """
         self.objective = objective
         self.stage_start = step
+        self.view_errors.fill_(float("nan"))
         for name, parameter in self.named_parameters():
             if weights is not None and name in weights:
                 parameter.data.copy_(weights[name])
@@ -221,9 +233,16 @@ class QNerfModel(NerfactoModel):
     ) -> dict[str, Tensor]:
         """Nerfacto's losses, and that of queries.
 
-        A batch holds "image", and may hold "queries" (codes [rays, W']) and "query_widths" (code channels per layer).
+        A batch holds "image", and may hold "queries" (codes [rays, W']) and "query_widths" (code channels per layer),
+        and "changed" ([rays], whether they see the region of the edit).
         """
         losses = super().get_loss_dict(outputs, batch, metrics_dict)
+        if self.training and self.config.robust and self.region is not None and "changed" in batch:
+            squared = (outputs["rgb"] - batch["image"].to(self.device)).square().mean(-1)
+            views, changed = batch["indices"][:, 0].to(self.device), batch["changed"].to(self.device)
+            self._note_errors(squared.detach()[changed], views[changed])
+            weights = torch.where(changed, view_weights(self.view_errors)[views], 1.0)
+            losses["rgb_loss"] = (weights * squared).mean()
         if self.objective == "queries":
             losses["rgb_loss"] = losses["rgb_loss"] * self.config.preview_loss_mult
         if "queries" in batch:
@@ -231,6 +250,13 @@ class QNerfModel(NerfactoModel):
             rendered = outputs["queries"][:, : target.shape[-1]]
             losses["query_loss"] = self.config.query_loss_mult * query_loss(rendered, target, batch["query_widths"])
         return losses
+
+    def _note_errors(self, errors: Float[Tensor, "R"], views: Int[Tensor, "R"]) -> None:
+        """Go on with the running mean error of each view."""
+        counts = torch.zeros_like(self.view_errors).index_add_(0, views, torch.ones_like(errors))
+        means = torch.zeros_like(self.view_errors).index_add_(0, views, errors) / counts
+        known = torch.where(self.view_errors.isnan(), means, MEMORY * self.view_errors + (1 - MEMORY) * means)
+        self.view_errors.copy_(torch.where(counts > 0, known, self.view_errors))
 
     def get_image_metrics_and_images(
         self, outputs: dict[str, Tensor], batch: dict[str, Tensor]
@@ -240,6 +266,16 @@ class QNerfModel(NerfactoModel):
         if metrics["lpips"] != metrics["lpips"]:
             del metrics["lpips"]
         return metrics, images
+
+
+def view_weights(errors: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
+    """Weights in [0, 1] of views with these mean errors (NaN: not known yet, 1): those of Geman and McClure's estimator
+    for what exceeds the median, in robust standard deviations (1.4826 times the median absolute deviation)."""
+    median = errors.nanmedian()
+    deviation = 1.4826 * (errors - median).abs().nanmedian()
+    excess = (errors - median).clamp_min(0) / (TOLERANCE * deviation).clamp_min(1e-12)
+    # The weight is (c^2 / (c^2 + x^2))^2; this scale of c makes it one half at the tolerance.
+    return (1 + (2**0.5 - 1) * excess.square()).pow(-2).nan_to_num(nan=1.0)
 
 
 def query_loss(rendered: Float[Tensor, "R W"], target: Float[Tensor, "R W"], widths: list[int]) -> Float[Tensor, ""]:

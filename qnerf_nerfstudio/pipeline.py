@@ -27,7 +27,7 @@ from qnerf_nerfstudio.datamanager import QNerfDataManager, QNerfDataManagerConfi
 from qnerf_nerfstudio.dataset import write_dataset
 from qnerf_nerfstudio.editor import EditorConfig
 from qnerf_nerfstudio.errors import UserError
-from qnerf_nerfstudio.grids import changed, relative_errors, render_codes
+from qnerf_nerfstudio.grids import changed, relative_errors, render_codes, render_grid
 from qnerf_nerfstudio.model import QNerfModel, QNerfModelConfig
 from qnerf_nerfstudio.plan import Consolidation, Plan, PlanConfig, Slice, Task
 from qnerf_nerfstudio.region import visual_hull
@@ -352,7 +352,7 @@ class QNerfPipeline(VanillaPipeline):
         folder = "images" if final else f"previews/{fitted}"
         if final or fitted >= 0:
             paths = [store.root / folder / f"{path.stem}.png" for path in data.filenames[: data.num_train]]
-            data.images = data.photos_outside(torch.stack(load_images(paths)))
+            data.images = data.photos_outside(torch.stack(load_images(paths)), range(data.num_train))
         if fitted >= 0:
             assert self._plan is not None
             data.codes = load_joined_codes(store, fitted, self._plan.chunks)[: data.num_train]
@@ -374,11 +374,21 @@ class QNerfPipeline(VanillaPipeline):
             errors = relative_errors(codes, load_codes(self._store, fitted, item.chunk))
             self._note_errors(fitted, item.chunk, errors)
             # The share of the variance of a view's own queries that the field explains.
-            self._store.save(key, {**codes, "confidence": (1 - errors.square()).clamp_min(0)})
+            rendered = {**codes, "confidence": (1 - errors.square()).clamp_min(0)}
+            if self.config.editor.render_weight > 0:
+                rendered["clean"] = self._render_clean(self._plan.views_of(item.chunk))
+            self._store.save(key, rendered)
         device = self._runner.editor.device
         codes = {name: code.to(device) for name, code in self._store.load(key).items()}
-        confidence = codes.pop("confidence")
-        return QueryTargets(codec.to(device), codes, confidence)
+        return QueryTargets(
+            codec.to(device), confidence=codes.pop("confidence"), clean=codes.pop("clean", None), codes=codes
+        )
+
+    def _render_clean(self, views: range) -> Float[Tensor, "K C h w"]:
+        """Clean latents of the field's render of views."""
+        assert self._runner is not None
+        images = render_grid(self._qnerf, self._views, views, self._edit_size, "rgb")
+        return self._runner.editor.encode(self.datamanager.photos_outside(images, views).movedim(-1, 1)).cpu()
 
     def _note_errors(self, fitted: int, chunk: int, relative: Float[Tensor, "V"]) -> None:
         """Keep the relative errors of rendered codes in query_errors.json, by fit and view."""
@@ -423,4 +433,4 @@ def restrict_edit(
         )
         return
     model.region = region
-    datamanager.changed = region.seen(training.resized((different.shape[1], different.shape[2])))
+    datamanager.changed = region.seen(views.resized((different.shape[-2], different.shape[-1])))

@@ -1,5 +1,6 @@
 """The sampling loop against diffusers' own pipeline and schedulers."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,36 @@ def test_guidance_step_has_the_stated_length(tmp_path: Path) -> None:
     expected = 0.03 * (distance / len(targets.codec.layers)).clamp_max(1)
     torch.testing.assert_close(lengths, expected, atol=1e-5, rtol=1e-4)
     assert (expected < 0.03).any() or (distance >= len(targets.codec.layers)).all()
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("step", [1, -1])
+@torch.no_grad()
+def test_render_draws_the_predicted_clean_latents_and_keeps_the_noise(
+    tmp_path: Path, prediction_type: str, step: int
+) -> None:
+    editor = make_editor(tmp_path, prediction_type, render_weight=0.25, guidance_strength=0.0)
+    latents, controls = inputs()
+    step %= editor.num_steps
+    timestep, scheduler = editor.scheduler.timesteps[step], editor.scheduler
+    render = inputs(seed=9)[0]
+    targets = replace(targets_of(editor, latents, controls, step), clean=render)
+    plain = editor.denoise_step(latents, step, prompts(editor), controls)
+    drawn = editor.denoise_step(latents, step, prompts(editor), controls, targets=targets)
+    # Diffusers' own noising of the drawn clean latents with the noise that was predicted.
+    prediction = editor._predict(latents, step, prompts(editor).target, controls, AttentionState())
+    clean = scheduler.step(prediction, int(timestep), latents).pred_original_sample
+    alpha = scheduler.alphas_cumprod[timestep]
+    noise = (latents - alpha.sqrt() * clean) / (1 - alpha).sqrt()
+    mixed = 0.75 * clean + 0.25 * render
+    if step + 1 < editor.num_steps:
+        following = scheduler.timesteps[step + 1].expand(len(latents))
+        torch.testing.assert_close(plain, scheduler.add_noise(clean, noise, following), atol=1e-4, rtol=1e-4)
+        expected = scheduler.add_noise(mixed, noise, following)
+    else:
+        last = scheduler.final_alpha_cumprod
+        expected = last.sqrt() * mixed + (1 - last).sqrt() * noise
+    torch.testing.assert_close(drawn, expected, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()

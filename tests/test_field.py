@@ -13,7 +13,7 @@ from nerfstudio.field_components.field_heads import FieldHeadNames
 from qnerf_nerfstudio.config import qnerf_edit_tiny
 from qnerf_nerfstudio.datamanager import QNerfDataManager
 from qnerf_nerfstudio.field import QNerfHeadNames
-from qnerf_nerfstudio.model import QNerfModel, QNerfModelConfig, query_loss
+from qnerf_nerfstudio.model import QNerfModel, QNerfModelConfig, query_loss, view_weights
 from qnerf_nerfstudio.region import Region
 
 
@@ -129,6 +129,30 @@ def test_rays_that_see_the_edit_change_the_field_inside_the_region_only(model: Q
         gradients.append(sum(float(p.grad.abs().sum()) for p in model.field.parameters() if p.grad is not None))
     assert gradients[0] > 0
     assert (gradients[1] > 0) == (not changed)
+
+
+@given(st.lists(st.floats(0.9, 1.1), min_size=5, max_size=30), st.floats(3, 50))
+@settings(deadline=None, max_examples=50)
+def test_views_that_the_others_contradict_count_less(errors: list[float], outlier: float) -> None:
+    errors_ = torch.tensor([*errors, float("nan"), outlier])
+    weights = view_weights(errors_)
+    assert ((weights >= 0) & (weights <= 1)).all() and weights[-2] == 1
+    assert (weights[:-2][errors_[:-2] <= errors_[:-2].median()] > 0.9).all()
+    assert weights[-1] < 0.01
+    # Scaling all errors changes nothing; the tolerance is where a view counts half.
+    torch.testing.assert_close(view_weights(8 * errors_), weights, atol=1e-3, rtol=1e-3)
+    tolerated = torch.tensor([0.0, 1, 2, 3, 4, 2 + 3 * 1.4826])
+    assert view_weights(tolerated)[-1].item() == pytest.approx(0.5, abs=1e-4)
+
+
+def test_running_errors_follow_the_views_that_were_drawn(model: QNerfModel) -> None:
+    model._note_errors(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 0, 2]))
+    assert model.view_errors[0] == 2 and model.view_errors[1].isnan() and model.view_errors[2] == 5
+    model._note_errors(torch.tensor([12.0]), torch.tensor([0]))
+    assert model.view_errors[0].item() == pytest.approx(0.9 * 2 + 0.1 * 12)
+    assert model.view_errors[2] == 5
+    model.begin_stage(3, "rgb")
+    assert model.view_errors.isnan().all()
 
 
 @given(st.integers(1, 5), st.integers(1, 5))

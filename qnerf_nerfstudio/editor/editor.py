@@ -54,6 +54,8 @@ class QueryTargets:
     """Rendered codes by layer."""
     confidence: Float[Tensor, "V"]
     """How far each view is to be trusted to its targets, 0 to 1; scales the steps of guidance."""
+    clean: Latents | None = None
+    """Clean latents of the field's render of each view; None draws to the queries alone."""
 
 
 @dataclass(frozen=True)
@@ -224,19 +226,30 @@ class ControlNetEditor:
             Latents at index step + 1.
         """
         injected = source is not None and step >= round(self.config.injection_start * self.num_steps)
-        if targets is not None and self.config.mode == "guidance":
+        if targets is not None and self.config.mode == "guidance" and self.config.guidance_strength > 0:
             keys_values = self._source_keys_values(source, step, prompts) if injected and source else None
             latents = self._guide(latents, step, prompts, controls, keys_values, targets)
             settings = AttentionState(replayed=keys_values)
             prediction = self._guided_prediction(latents, step, prompts, controls, None, settings)
         else:
             settings = AttentionState(share_first=injected, source_first=injected)
-            if targets is not None:
+            if targets is not None and self.config.mode != "guidance":
                 settings.edit_query = self._query_edit(targets)
             prediction = self._guided_prediction(
                 latents, step, prompts, controls, source if injected else None, settings
             )
-        return self.scheduler.step(prediction, int(self.scheduler.timesteps[step]), latents).prev_sample
+        timestep = int(self.scheduler.timesteps[step])
+        result = self.scheduler.step(prediction, timestep, latents)
+        if targets is None or targets.clean is None:
+            return result.prev_sample
+        # DDIM adds predicted clean latents, scaled, to predicted noise; only the former are drawn to the render.
+        drawn = self.config.render_weight * (targets.clean - result.pred_original_sample)
+        return result.prev_sample + self._alpha_after(timestep).sqrt() * drawn
+
+    def _alpha_after(self, timestep: int) -> Tensor:
+        """Cumulative alpha of the timestep that a denoising step from `timestep` leads to."""
+        following = timestep - self.scheduler.config.num_train_timesteps // self.num_steps
+        return self.scheduler.alphas_cumprod[following] if following >= 0 else self.scheduler.final_alpha_cumprod
 
     @torch.no_grad()
     def extract(
