@@ -122,6 +122,7 @@ _tiny.pipeline = QNerfPipelineConfig(
         inversion_iterations=2,
     ),
     tau=4,
+    stop=0.6,
     chunk=8,
     source_iterations=500,
     fit_iterations=300,

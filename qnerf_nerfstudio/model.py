@@ -13,6 +13,7 @@ from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttrib
 from nerfstudio.field_components.field_heads import FieldHeadNames
 from nerfstudio.field_components.spatial_distortions import SceneContraction
 from nerfstudio.model_components.losses import scale_gradients_by_distance_squared
+from nerfstudio.model_components.scene_colliders import NearFarCollider
 from nerfstudio.models.nerfacto import NerfactoModel, NerfactoModelConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
@@ -104,6 +105,9 @@ class QNerfModel(NerfactoModel):
         with patch.object(lpip, "LearnedPerceptualImagePatchSimilarity", LazyLpips):
             super().populate_modules()
         self.field = self.build_field()
+        # Nerfacto renders from the camera on, though it trains from the near plane on: what lies between was never
+        # taught to be empty.
+        self.collider = NearFarCollider(self.config.near_plane, self.config.far_plane, reset_near_plane=False)
         if self.config.camera_optimizer.mode == "off":
             gather_encodings(self)
         self.objective: Objective = "rgb"
@@ -136,23 +140,20 @@ class QNerfModel(NerfactoModel):
             implementation=config.implementation,
         )
 
-    def begin_stage(self, step: int, objective: Objective, weights: Mapping[str, Tensor] | None = None) -> None:
+    def begin_stage(self, step: int, objective: Objective, weights: Mapping[str, Tensor]) -> None:
         """Start a stage of training at training step `step`.
 
         Args:
             step: First training step of the stage; annealing schedules count from it.
             objective: What shapes the density from now on.
-            weights: Parameters by name that the model starts from. None keeps what the field has learned and starts
-                only the query heads afresh.
+            weights: Parameters by name that the model starts from, such as `initial_weights`.
         """
         self.objective = objective
         self.stage_start = step
         self.view_errors.fill_(float("nan"))
         for name, parameter in self.named_parameters():
-            if weights is not None and name in weights:
+            if name in weights:
                 parameter.data.copy_(weights[name])
-            elif name.startswith("field.query_head"):
-                parameter.data.copy_(self.initial_weights[name])
 
     def get_extra_state(self) -> dict[str, int]:
         """What nerfstudio's checkpoints leave out: when the proposal networks were updated last."""

@@ -68,9 +68,9 @@ class QNerfPipelineConfig(VanillaPipelineConfig):
     final_iterations: int = 15000
     """Training steps of the final RGB field."""
     warm_start: bool = True
-    """A fit starts from the geometry of the field before it (first that of the source photos), the final field from the
-    field of the source photos; otherwise both start afresh. The final field gained 1 dB by it (benchmarks/README.md).
-    """
+    """Fits and the final field start from the field of the source photos, otherwise afresh. The final field gained 1 dB
+    by it (benchmarks/README.md). Fits that started from one another gathered fog in the region of the edit, because
+    each field learned from views that the one before it had drawn."""
     region: bool = True
     """Edited views change the field only inside the visual hull of what their control images change; outside of it, and
     on the pixels that do not see it, the photos go on to teach it. Otherwise disagreeing views paint what they do not
@@ -311,9 +311,7 @@ class QNerfPipeline(VanillaPipeline):
         self._set_targets(fitted, final)
         model = self._qnerf
         if fresh and number > 0:
-            weights = None if self.config.warm_start else model.initial_weights
-            if final and self.config.warm_start:
-                weights = self._store.load("source_field")
+            weights = self._store.load("source_field") if self.config.warm_start else model.initial_weights
             model.begin_stage(step, "rgb" if final else "queries", weights)
         else:
             model.objective = "queries" if fitted >= 0 and not final else "rgb"
@@ -387,8 +385,9 @@ class QNerfPipeline(VanillaPipeline):
     def _render_clean(self, views: range) -> Float[Tensor, "K C h w"]:
         """Clean latents of the field's render of views."""
         assert self._runner is not None
+        # The render as it is: photos around the region would show its outline, which the next fit fills with fog.
         images = render_grid(self._qnerf, self._views, views, self._edit_size, "rgb")
-        return self._runner.editor.encode(self.datamanager.photos_outside(images, views).movedim(-1, 1)).cpu()
+        return self._runner.editor.encode(images.movedim(-1, 1)).cpu()
 
     def _note_errors(self, fitted: int, chunk: int, relative: Float[Tensor, "V"]) -> None:
         """Keep the relative errors of rendered codes in query_errors.json, by fit and view."""

@@ -144,7 +144,8 @@ def test_render_draws_the_predicted_clean_latents_and_keeps_the_noise(
     clean = scheduler.step(prediction, int(timestep), latents).pred_original_sample
     alpha = scheduler.alphas_cumprod[timestep]
     noise = (latents - alpha.sqrt() * clean) / (1 - alpha).sqrt()
-    mixed = 0.75 * clean + 0.25 * render
+    weight = 0.25 * (1 - step / editor.num_steps)
+    mixed = (1 - weight) * clean + weight * render
     if step + 1 < editor.num_steps:
         following = scheduler.timesteps[step + 1].expand(len(latents))
         torch.testing.assert_close(plain, scheduler.add_noise(clean, noise, following), atol=1e-4, rtol=1e-4)

@@ -87,21 +87,23 @@ def test_only_the_queries_objective_lets_queries_shape_the_density(
     assert any(bool((grad != 0).any()) for grad in base) == pulls
 
 
-def test_stages_start_afresh_or_keep_the_geometry(model: QNerfModel) -> None:
+def test_stages_start_from_the_weights_they_are_given(model: QNerfModel) -> None:
     before = {name: value.clone() for name, value in model.named_parameters()}
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.5)
     moved = {name: value.clone() for name, value in model.named_parameters()}
-    model.begin_stage(10, "queries")
-    for name, value in model.named_parameters():
-        expected = before if name.startswith("field.query_head") else moved
-        assert torch.equal(value, expected[name]), name
-    model.begin_stage(20, "rgb", model.initial_weights)
-    for name, value in model.named_parameters():
-        if name != "device_indicator_param":
-            assert torch.equal(value, before[name]), name
-    assert (model.objective, model.stage_start) == ("rgb", 20)
+    for step, objective, weights, expected in (
+        (20, "rgb", model.initial_weights, before),
+        (30, "queries", moved, moved),
+    ):
+        model.begin_stage(step, objective, weights)
+        assert all(
+            torch.equal(value, expected[name])
+            for name, value in model.named_parameters()
+            if name != "device_indicator_param"
+        )
+        assert (model.objective, model.stage_start) == (objective, step)
 
 
 def test_looking_at_the_field_does_not_change_its_training(model: QNerfModel) -> None:
@@ -131,6 +133,15 @@ def test_rays_that_see_the_edit_change_the_field_inside_the_region_only(model: Q
     assert (gradients[1] > 0) == (not changed)
 
 
+def test_nothing_is_rendered_that_was_not_trained(model: QNerfModel) -> None:
+    spans = []
+    for _ in range(2):
+        bundle = model.collider(rays())
+        spans.append((bundle.nears.unique().tolist(), bundle.fars.unique().tolist()))
+        model.eval()
+    assert spans[0] == spans[1] == ([pytest.approx(model.config.near_plane)], [model.config.far_plane])
+
+
 @given(st.lists(st.floats(0.9, 1.1), min_size=5, max_size=30), st.floats(3, 50))
 @settings(deadline=None, max_examples=50)
 def test_views_that_the_others_contradict_count_less(errors: list[float], outlier: float) -> None:
@@ -151,7 +162,7 @@ def test_running_errors_follow_the_views_that_were_drawn(model: QNerfModel) -> N
     model._note_errors(torch.tensor([12.0]), torch.tensor([0]))
     assert model.view_errors[0].item() == pytest.approx(0.9 * 2 + 0.1 * 12)
     assert model.view_errors[2] == 5
-    model.begin_stage(3, "rgb")
+    model.begin_stage(3, "rgb", {})
     assert model.view_errors.isnan().all()
 
 

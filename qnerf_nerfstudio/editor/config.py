@@ -45,9 +45,10 @@ class EditorConfig:
     it shrinks with that difference."""
     blend_weight: float = 0.5
     """Share of the rendered queries in "blend"."""
-    render_weight: float = 0.5
+    render_weight: float = 0.6
     """How far the clean latents that a timestep predicts are drawn to those of the field's render of the view, 0 to 1,
-    at the timesteps that are drawn to rendered queries. Edited views gained 1.1 dB inside the silhouettes and 0.11 in
+    at the timesteps that are drawn to rendered queries. It fades linearly over the timesteps, to nothing at the last.
+    Edited views gained 1.1 dB inside the silhouettes and 0.11 in
     IoU by it (benchmarks/README.md). 0 leaves consolidation to the queries alone, as in the paper."""
 
     def validate(self) -> None:

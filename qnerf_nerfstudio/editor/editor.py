@@ -243,7 +243,8 @@ class ControlNetEditor:
         if targets is None or targets.clean is None:
             return result.prev_sample
         # DDIM adds predicted clean latents, scaled, to predicted noise; only the former are drawn to the render.
-        drawn = self.config.render_weight * (targets.clean - result.pred_original_sample)
+        weight = self.config.render_weight * (1 - step / self.num_steps)
+        drawn = weight * (targets.clean - result.pred_original_sample)
         return result.prev_sample + self._alpha_after(timestep).sqrt() * drawn
 
     def _alpha_after(self, timestep: int) -> Tensor:
