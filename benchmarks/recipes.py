@@ -27,8 +27,8 @@ Method = Literal[
     "per-view",
     "one-shot",
     "progressive",
-    "progressive, renders only",
-    "progressive, queries only",
+    "progressive, guidance too",
+    "progressive, guidance only",
     "progressive, blend",
     "progressive, replace",
     "progressive, mean of views",
@@ -40,11 +40,14 @@ PRODUCT: dict[str, list[str]] = {
     "per-view": ["--pipeline.consolidation", "none"],
     "one-shot": ["--pipeline.consolidation", "one-shot"],
     "progressive": [],
-    "progressive, renders only": ["--pipeline.editor.mode", "guidance", "--pipeline.editor.guidance-strength", "0"],
-    "progressive, queries only": ["--pipeline.editor.render-weight", "0"],
-    "progressive, blend": ["--pipeline.editor.mode", "blend"],
+    "progressive, guidance too": ["--pipeline.editor.guidance-strength", "0.05"],
+    "progressive, guidance only": [
+        *("--pipeline.editor.guidance-strength", "0.05"),
+        *("--pipeline.editor.render-weight", "0"),
+    ],
+    "progressive, blend": ["--pipeline.editor.mode", "blend", "--pipeline.editor.render-weight", "0"],
     "progressive, mean of views": ["--pipeline.model.robust", "False"],
-    "progressive, replace": ["--pipeline.editor.mode", "replace"],
+    "progressive, replace": ["--pipeline.editor.mode", "replace", "--pipeline.editor.render-weight", "0"],
 }
 """Recipes that are settings of the product, as options of ns-train."""
 UPDATE_ROUNDS = 3

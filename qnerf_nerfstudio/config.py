@@ -120,6 +120,8 @@ _tiny.pipeline = QNerfPipelineConfig(
         guidance_scale=1.0,
         injection_start=0.0,
         inversion_iterations=2,
+        # Beside renders, guidance by queries cost 0.4 dB in edited and in novel views (benchmarks/README.md).
+        guidance_strength=0.0,
     ),
     tau=4,
     stop=0.6,

@@ -136,7 +136,11 @@ def test_rays_that_see_the_edit_change_the_field_inside_the_region_only(model: Q
 def test_nothing_is_rendered_that_was_not_trained(model: QNerfModel) -> None:
     spans = []
     for _ in range(2):
-        bundle = model.collider(rays())
+        bundle = rays()
+        bundle.nears = bundle.fars = None
+        assert model.collider is not None
+        bundle = model.collider(bundle)
+        assert bundle.nears is not None and bundle.fars is not None
         spans.append((bundle.nears.unique().tolist(), bundle.fars.unique().tolist()))
         model.eval()
     assert spans[0] == spans[1] == ([pytest.approx(model.config.near_plane)], [model.config.far_plane])
