@@ -131,7 +131,7 @@ def test_guidance_step_has_the_stated_length(tmp_path: Path) -> None:
 def test_render_draws_the_predicted_clean_latents_and_keeps_the_noise(
     tmp_path: Path, prediction_type: str, step: int
 ) -> None:
-    editor = make_editor(tmp_path, prediction_type, render_weight=0.25, guidance_strength=0.0)
+    editor = make_editor(tmp_path, prediction_type, render_weight=0.25, render_stop=1.0, guidance_strength=0.0)
     latents, controls = inputs()
     step %= editor.num_steps
     timestep, scheduler = editor.scheduler.timesteps[step], editor.scheduler
@@ -144,8 +144,7 @@ def test_render_draws_the_predicted_clean_latents_and_keeps_the_noise(
     clean = scheduler.step(prediction, int(timestep), latents).pred_original_sample
     alpha = scheduler.alphas_cumprod[timestep]
     noise = (latents - alpha.sqrt() * clean) / (1 - alpha).sqrt()
-    weight = 0.25 * (1 - step / editor.num_steps)
-    mixed = (1 - weight) * clean + weight * render
+    mixed = 0.75 * clean + 0.25 * render
     if step + 1 < editor.num_steps:
         following = scheduler.timesteps[step + 1].expand(len(latents))
         torch.testing.assert_close(plain, scheduler.add_noise(clean, noise, following), atol=1e-4, rtol=1e-4)
@@ -154,6 +153,17 @@ def test_render_draws_the_predicted_clean_latents_and_keeps_the_noise(
         last = scheduler.final_alpha_cumprod
         expected = last.sqrt() * mixed + (1 - last).sqrt() * noise
     torch.testing.assert_close(drawn, expected, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_renders_draw_until_render_stop(tmp_path: Path) -> None:
+    editor = make_editor(tmp_path, render_stop=0.5, guidance_strength=0.0)
+    latents, controls = inputs()
+    for step in range(editor.num_steps):
+        targets = replace(targets_of(editor, latents, controls, step), clean=inputs(seed=9)[0])
+        plain = editor.denoise_step(latents, step, prompts(editor), controls)
+        drawn = editor.denoise_step(latents, step, prompts(editor), controls, targets=targets)
+        assert torch.equal(plain, drawn) == (step >= editor.num_steps // 2)
 
 
 @torch.no_grad()

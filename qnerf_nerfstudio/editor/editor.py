@@ -240,11 +240,10 @@ class ControlNetEditor:
             )
         timestep = int(self.scheduler.timesteps[step])
         result = self.scheduler.step(prediction, timestep, latents)
-        if targets is None or targets.clean is None:
+        if targets is None or targets.clean is None or step >= round(self.config.render_stop * self.num_steps):
             return result.prev_sample
         # DDIM adds predicted clean latents, scaled, to predicted noise; only the former are drawn to the render.
-        weight = self.config.render_weight * (1 - step / self.num_steps)
-        drawn = weight * (targets.clean - result.pred_original_sample)
+        drawn = self.config.render_weight * (targets.clean - result.pred_original_sample)
         return result.prev_sample + self._alpha_after(timestep).sqrt() * drawn
 
     def _alpha_after(self, timestep: int) -> Tensor:
