@@ -124,7 +124,7 @@ _tiny.pipeline = QNerfPipelineConfig(
         guidance_strength=0.0,
     ),
     tau=4,
-    stop=0.6,
+    stop=0.4,
     chunk=8,
     source_iterations=500,
     fit_iterations=300,

@@ -29,7 +29,7 @@ from qnerf_nerfstudio.editor import EditorConfig
 from qnerf_nerfstudio.errors import UserError
 from qnerf_nerfstudio.grids import changed, relative_errors, render_codes, render_grid
 from qnerf_nerfstudio.model import QNerfModel, QNerfModelConfig
-from qnerf_nerfstudio.plan import Consolidation, Plan, PlanConfig, Slice, Task
+from qnerf_nerfstudio.plan import Consolidation, Plan, PlanConfig, Slice, Stage, Task
 from qnerf_nerfstudio.region import visual_hull
 from qnerf_nerfstudio.seeds import seed_everything
 from qnerf_nerfstudio.store import EditStore, load_images, write_json, write_png
@@ -68,9 +68,8 @@ class QNerfPipelineConfig(VanillaPipelineConfig):
     final_iterations: int = 15000
     """Training steps of the final RGB field."""
     warm_start: bool = True
-    """Fits and the final field start from the field of the source photos, otherwise afresh. The final field gained 1 dB
-    by it (benchmarks/README.md). Fits that started from one another gathered fog in the region of the edit, because
-    each field learned from views that the one before it had drawn."""
+    """A fit starts from the field before it (first that of the source photos), the final field from that of the source
+    photos; otherwise both start afresh. The final field gained 1 dB by it (benchmarks/README.md)."""
     region: bool = True
     """Edited views change the field only inside the visual hull of what their control images change; outside of it, and
     on the pixels that do not see it, the photos go on to teach it. Otherwise disagreeing views paint what they do not
@@ -311,8 +310,7 @@ class QNerfPipeline(VanillaPipeline):
         self._set_targets(fitted, final)
         model = self._qnerf
         if fresh and number > 0:
-            weights = self._store.load("source_field") if self.config.warm_start else model.initial_weights
-            model.begin_stage(step, "rgb" if final else "queries", weights)
+            model.begin_stage(step, "rgb" if final else "queries", self._start(stage))
         else:
             model.objective = "queries" if fitted >= 0 and not final else "rgb"
             model.stage_start = span.start
@@ -326,6 +324,12 @@ class QNerfPipeline(VanillaPipeline):
             if len(self.datamanager.eval_dataset) > 0:
                 # The held-out photos were cached when the run began; now their edited views count.
                 self.datamanager.setup_eval()
+
+    def _start(self, stage: Stage) -> dict[str, Tensor]:
+        """Weights that a fit or the final field starts from; none where it goes on with those that are there."""
+        if not self.config.warm_start:
+            return self._qnerf.initial_weights
+        return {} if stage.task == Task.FIT else self._store.load("source_field")
 
     def _stage_optimizers(self, length: int, resumed: bool) -> Optimizers:
         """Fresh optimizers whose learning rates decay over `length` steps; after a resume with the loaded state."""
