@@ -194,8 +194,11 @@ class QNerfPipeline(VanillaPipeline):
             editor.image_size(*views.size),
         )
         self._views = views
+        different = changed(source, target)
+        # Where the control changes nothing, renders of a field could only blur what the views show already.
+        self._draws = config.editor.render_weight > 0 and bool(different.any())
         if config.region:
-            restrict_edit(self._qnerf, self.datamanager, views, changed(source, target))
+            restrict_edit(self._qnerf, self.datamanager, views, different)
         self._edit_size: tuple[int, int] = (source.shape[-2], source.shape[-1])
         self._runner = SliceRunner(
             editor=editor,
@@ -377,7 +380,7 @@ class QNerfPipeline(VanillaPipeline):
             self._note_errors(fitted, item.chunk, errors)
             # The share of the variance of a view's own queries that the field explains.
             rendered = {**codes, "confidence": (1 - errors.square()).clamp_min(0)}
-            if self.config.editor.render_weight > 0:
+            if self._draws:
                 rendered["clean"] = self._render_clean(self._plan.views_of(item.chunk))
             self._store.save(key, rendered)
         device = self._runner.editor.device
