@@ -14,9 +14,10 @@ from qnerf_nerfstudio.controls import control_images, load_edit
 from qnerf_nerfstudio.datamanager import QNerfDataManager, dataset_to_scene
 from qnerf_nerfstudio.grids import changed
 from qnerf_nerfstudio.model import QNerfModel
-from qnerf_nerfstudio.pipeline import QNerfPipelineConfig, restrict_edit
+from qnerf_nerfstudio.pipeline import QNerfPipelineConfig
 from qnerf_nerfstudio.plain import train_plain
 from qnerf_nerfstudio.store import write_json
+from qnerf_nerfstudio.targets import restrict_edit
 
 
 def split_capture(capture: Path, folder: Path, every: int) -> Path:
@@ -62,9 +63,7 @@ class Judge:
                 self._restrict(manager, model)
             order = sorted(path.name for path in manager.filenames)
             training = [order.index(path.name) for path in manager.filenames[: manager.num_train]]
-            manager.images = manager.photos_outside(
-                edited[training].movedim(1, -1).contiguous(), range(manager.num_train)
-            )
+            manager.images = manager.photos_outside(edited[training].movedim(1, -1).contiguous())
             model.begin_stage(0, "rgb", weights or model.initial_weights)
 
         return train_plain(data, self.work / "runs", self.edit, prepare, settings.final_iterations), data

@@ -59,8 +59,8 @@ class QNerfDataManager(VanillaDataManager[EditedDataset]):
         self.codes: Float[Tensor, "N h w W"] | None = None
         """Query codes of the training views, all layers side by side at the finest layer's resolution."""
         self.code_widths: list[int] = []
-        self.changed: Bool[Tensor, "V h w"] | None = None
-        """Where views see the region that the edit may change."""
+        self.changed: Bool[Tensor, "N h w"] | None = None
+        """Where training views see the region that the edit may change."""
         self.images: Float[Tensor, "N H W 3"] | None = None
         """Colour targets of the training views in the place of the photos."""
         self.use_edited_images(config.edited_images)
@@ -130,13 +130,13 @@ class QNerfDataManager(VanillaDataManager[EditedDataset]):
             images.append(_resample(image[..., :3].movedim(-1, 0), size))
         return torch.stack(images)
 
-    def photos_outside(self, images: Float[Tensor, "K H W 3"], views: range) -> Float[Tensor, "K H W 3"]:
-        """Images of views with the photos' pixels where the views do not see the region of the edit."""
+    def photos_outside(self, edited: Float[Tensor, "N H W 3"]) -> Float[Tensor, "N H W 3"]:
+        """Edited training views with the photos' pixels where they do not see the region of the edit."""
         if self.changed is None:
-            return images
-        size = (images.shape[1], images.shape[2])
-        seen = F.interpolate(self.changed[views.start : views.stop, None].float(), size, mode="nearest") > 0
-        return torch.where(seen.movedim(1, -1), images, self.photos(views, size).movedim(1, -1))
+            return edited
+        size = (edited.shape[1], edited.shape[2])
+        seen = F.interpolate(self.changed[:, None].float(), size, mode="nearest") > 0
+        return torch.where(seen.movedim(1, -1), edited, self.photos(range(len(edited)), size).movedim(1, -1))
 
     def next_train(self, step: int) -> tuple[RayBundle, dict]:
         """Rays of training views with the targets of the current stage."""
@@ -152,7 +152,8 @@ class QNerfDataManager(VanillaDataManager[EditedDataset]):
         if self.codes is not None:
             batch["queries"] = self._lookup(self.codes, indices, interpolate=True)
             batch["query_widths"] = self.code_widths
-        if self.changed is not None:
+        if self.images is not None and self.changed is not None:
+            # Photos teach the field everywhere; only what edited views show is held to the region.
             changed = self._lookup(self.changed[..., None], indices, interpolate=False)
             ray_bundle.metadata["changed"] = changed.to(ray_bundle.origins.device)
             batch["changed"] = changed.squeeze(-1)

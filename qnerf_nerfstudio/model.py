@@ -193,7 +193,7 @@ class QNerfModel(NerfactoModel):
             # in the viewer or before a kill, must not change the training that follows.
             self.set_extra_state(counters)
         field_outputs: dict[Any, Tensor] = dict(self.field.forward(samples))
-        if self.training and self.region is not None:
+        if self.training and self.region is not None and "changed" in ray_bundle.metadata:
             field_outputs = self._keep_outside(self.region, field_outputs, samples)
         if self.config.use_gradient_scaling:
             field_outputs = dict(scale_gradients_by_distance_squared(field_outputs, samples))

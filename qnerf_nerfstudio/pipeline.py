@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer
@@ -22,7 +22,7 @@ from packaging.version import Version
 from torch import Tensor
 from torch.nn import functional as F
 
-from qnerf_nerfstudio.controls import Edit, Views, control_images, load_edit
+from qnerf_nerfstudio.controls import Edit, control_images, load_edit
 from qnerf_nerfstudio.datamanager import QNerfDataManager, QNerfDataManagerConfig, dataset_to_scene
 from qnerf_nerfstudio.dataset import write_dataset
 from qnerf_nerfstudio.editor import EditorConfig
@@ -30,9 +30,9 @@ from qnerf_nerfstudio.errors import UserError
 from qnerf_nerfstudio.grids import changed, relative_errors, render_codes, render_grid
 from qnerf_nerfstudio.model import QNerfModel, QNerfModelConfig
 from qnerf_nerfstudio.plan import Consolidation, Plan, PlanConfig, Slice, Stage, Task
-from qnerf_nerfstudio.region import visual_hull
 from qnerf_nerfstudio.seeds import seed_everything
-from qnerf_nerfstudio.store import EditStore, load_images, write_json, write_png
+from qnerf_nerfstudio.store import EditStore, write_json, write_png
+from qnerf_nerfstudio.targets import restrict_edit, set_targets
 
 if TYPE_CHECKING:
     from qnerf_nerfstudio.editor.editor import QueryTargets
@@ -310,7 +310,7 @@ class QNerfPipeline(VanillaPipeline):
         final = stage.task == Task.FINAL
         if stage.task in (Task.FIT, Task.FINAL) and not self._store.has("source_field"):
             self._store.save("source_field", dict(self._qnerf.named_parameters()))
-        self._set_targets(fitted, final)
+        set_targets(self.datamanager, self._store, self._plan.chunks, fitted, final)
         model = self._qnerf
         if fresh and number > 0:
             model.begin_stage(step, "rgb" if final else "queries", self._start(stage))
@@ -347,21 +347,6 @@ class QNerfPipeline(VanillaPipeline):
             optimizers.load_optimizers({name: each.state_dict() for name, each in loaded.optimizers.items()})
             optimizers.load_schedulers({name: each.state_dict() for name, each in loaded.schedulers.items()})
         return optimizers
-
-    def _set_targets(self, fitted: int, final: bool) -> None:
-        """Point the datamanager at the photos, at the previews and codes of a fit, or at the edited views."""
-        from qnerf_nerfstudio.slices import load_codec, load_joined_codes
-
-        data, store = self.datamanager, self._store
-        data.images = data.codes = None
-        folder = "images" if final else f"previews/{fitted}"
-        if final or fitted >= 0:
-            paths = [store.root / folder / f"{path.stem}.png" for path in data.filenames[: data.num_train]]
-            data.images = data.photos_outside(torch.stack(load_images(paths)), range(data.num_train))
-        if fitted >= 0:
-            assert self._plan is not None
-            data.codes = load_joined_codes(store, fitted, self._plan.chunks)[: data.num_train]
-            data.code_widths = [layer.width for layer in load_codec(store, fitted).layers.values()]
 
     def _targets(self, item: Slice) -> "QueryTargets | None":
         """Query codes that the field renders for a chunk, computed once per interval; None before the first fit."""
@@ -413,30 +398,3 @@ class QNerfPipeline(VanillaPipeline):
             images = F.interpolate(images, self._views.size, mode="bicubic", antialias=True).clamp(0, 1)
         for view, image in zip(self._plan.views_of(chunk), images, strict=True):
             write_png(self._store.root / folder / f"{self.datamanager.filenames[view].stem}.png", image)
-
-
-def restrict_edit(
-    model: QNerfModel, datamanager: QNerfDataManager, views: Views, different: Bool[Tensor, "V h w"]
-) -> None:
-    """Restrict an edit to the visual hull of what its control images change.
-
-    Args:
-        model: Gets the region.
-        datamanager: Gets the pixels that see it.
-        views: Cameras of all views, training views first.
-        different: Where control images of source and target differ.
-    """
-    training, different = views[: datamanager.num_train], different[: datamanager.num_train]
-    if not different.any():
-        return
-    region = visual_hull(training, different, model.scene_box.aabb)
-    if region is None:
-        CONSOLE.print(
-            "The control images change no part of the scene box that most views see: the edit may change all of the "
-            "scene.",
-            style="yellow",
-            soft_wrap=True,
-        )
-        return
-    model.region = region
-    datamanager.changed = region.seen(views.resized((different.shape[-2], different.shape[-1])))

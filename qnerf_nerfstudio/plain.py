@@ -29,8 +29,7 @@ def train_plain(
         out: Gets the run.
         edit: Settings of the edit that the field is to be compared with.
         prepare: Called with the pipeline before training starts.
-        iterations: Training steps; by default those of the fields of the photos and of the edited views
-            together.
+        iterations: Training steps; by default those of the fields of photos and of edited views together.
     """
     edit = copy.deepcopy(edit)
     assert isinstance(edit.pipeline, QNerfPipelineConfig)

@@ -31,11 +31,14 @@ class Region:
     def contains(self, points: Float[Tensor, "*batch 3"]) -> Bool[Tensor, "*batch"]:
         """Whether points lie in the region; none outside of the scene box does."""
         resolution = self.cells.shape[0]
-        box = self.box.to(points)
-        index = ((points - box[0]) / (box[1] - box[0]) * resolution).floor().long()
+        index = ((points - self.box[0]) / (self.box[1] - self.box[0]) * resolution).floor().long()
         inside = ((index >= 0) & (index < resolution)).all(dim=-1)
         x, y, z = index.clamp(0, resolution - 1).unbind(-1)
-        return self.cells.to(points.device)[x, y, z] & inside
+        return self.cells[x, y, z] & inside
+
+    def to(self, device: torch.device | str) -> "Region":
+        """The same region on another device."""
+        return Region(self.box.to(device), self.cells.to(device))
 
     def centres(self) -> Float[Tensor, "P 3"]:
         """Centres of the cells of the region."""

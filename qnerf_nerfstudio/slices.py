@@ -165,9 +165,9 @@ def load_codes(store: EditStore, interval: int, chunk: int) -> dict[str, Float[T
     return {name: stored[name].float() for name in sorted(stored)}
 
 
-def load_joined_codes(store: EditStore, interval: int, chunks: int) -> Float[Tensor, "V h w W"]:
+def load_joined_codes(store: EditStore, interval: int, chunks: int, codec: QueryCodec) -> Float[Tensor, "V h w W"]:
     """Extracted query codes of all views, all layers side by side at the finest layer's resolution."""
-    finest = max(layer.size for layer in load_codec(store, interval).layers.values())
+    finest = max(layer.size for layer in codec.layers.values())
     joined = []
     for chunk in range(chunks):
         layers = [

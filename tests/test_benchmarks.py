@@ -78,12 +78,19 @@ def test_judge_trains_on_edited_views_where_they_see_the_edit_and_on_photos_else
         pipeline, _ = judge.train(torch.ones_like(photos), every)
         manager = pipeline.datamanager
         assert isinstance(manager, QNerfDataManager) and manager.images is not None and manager.changed is not None
-        seen = manager.changed[: manager.num_train]
+        seen = manager.changed
         assert seen.any() and not seen.all()
         assert (manager.images[seen] == 1).all()
         names = sorted(path.name for path in (tmp_path / "scene/images").iterdir())
         expected = photos[[names.index(path.name) for path in manager.train_dataset.image_filenames]].movedim(1, -1)
         assert torch.equal(manager.images[~seen], expected[~seen])
+        bundle, batch = manager.next_train(0)
+        assert torch.equal(bundle.metadata["changed"].squeeze(-1), batch["changed"])
+        view, row, column = batch["indices"].unbind(-1)
+        assert torch.equal(batch["changed"], seen[view, row, column])
+        manager.images = None
+        bundle, batch = manager.next_train(0)
+        assert "changed" not in bundle.metadata and "changed" not in batch
 
 
 def test_kernel_distance_grows_with_the_difference() -> None:

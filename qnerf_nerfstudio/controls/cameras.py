@@ -55,6 +55,8 @@ class Views:
         distorted_y = y * radial + 2 * p2 * x * y + p1 * (r2 + 2 * y * y)
         fx, fy, cx, cy = self.intrinsics[:, :, None].unbind(1)
         pixels = torch.stack([fx * distorted_x + cx, fy * distorted_y + cy], dim=-1)
+        if not self.distortion.any():
+            return pixels, in_front
 
         fractions = torch.linspace(0, 1, 33, device=r2.device, dtype=r2.dtype)
         s = r2[..., None] * fractions
