@@ -153,7 +153,8 @@ def test_views_that_the_others_contradict_count_less(errors: list[float], outlie
     weights = view_weights(errors_)
     assert ((weights >= 0) & (weights <= 1)).all() and weights[-2] == 1
     assert (weights[:-2][errors_[:-2] <= errors_[:-2].median()] > 0.9).all()
-    assert weights[-1] < 0.01
+    # With errors within 0.2 of each other an outlier of 3 lies at least 2.1 tolerances out, one of 6 at least 5.5.
+    assert weights[-1] < (0.01 if outlier >= 6 else 0.15)
     # Scaling all errors changes nothing; the tolerance is where a view counts half.
     torch.testing.assert_close(view_weights(8 * errors_), weights, atol=1e-3, rtol=1e-3)
     tolerated = torch.tensor([0.0, 1, 2, 3, 4, 2 + 3 * 1.4826])
