@@ -10,14 +10,13 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from qnerf_nerfstudio.controls import control_images, load_edit
-from qnerf_nerfstudio.datamanager import QNerfDataManager, dataset_to_scene
-from qnerf_nerfstudio.grids import changed
+from qnerf_nerfstudio.controls import load_edit
+from qnerf_nerfstudio.datamanager import QNerfDataManager
 from qnerf_nerfstudio.model import QNerfModel
 from qnerf_nerfstudio.pipeline import QNerfPipelineConfig
 from qnerf_nerfstudio.plain import train_plain
+from qnerf_nerfstudio.projection import project_edit, restrict_field
 from qnerf_nerfstudio.store import write_json
-from qnerf_nerfstudio.targets import restrict_edit
 
 
 def split_capture(capture: Path, folder: Path, every: int) -> Path:
@@ -79,16 +78,9 @@ class Judge:
 
     def _restrict(self, manager: QNerfDataManager, model: QNerfModel) -> None:
         """Restrict the field to the region of the edit, as the product does."""
-        views = manager.views()
-        source, target = control_images(
-            load_edit(self.capture / "edit.json"),
-            self.capture,
-            views,
-            [path.name for path in manager.filenames],
-            dataset_to_scene(manager.train_dataparser_outputs, self.capture),
-            views.size,
-        )
-        restrict_edit(model, manager, views, changed(source, target))
+        edit = load_edit(self.capture / "edit.json")
+        projected = project_edit(edit, self.capture, manager, manager.views().size, model.scene_box.aabb)
+        restrict_field(projected.influence, manager, model)
 
 
 def _parts(pipeline: VanillaPipeline) -> tuple[QNerfDataManager, QNerfModel]:

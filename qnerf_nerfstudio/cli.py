@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -61,6 +61,50 @@ class Score:
 
 
 @dataclass
+class Pose:
+    """State an edit in the browser: drag the control among the capture's cameras and photos, and save edit.json."""
+
+    data: Path
+    """The capture, a nerfstudio dataset."""
+    edit: Path | None = None
+    """The edit; by default edit.json in the data folder. Where there is none yet, it begins with a standing figure, a
+    box, or --mesh."""
+    control: Literal["skeleton", "box", "mesh"] = "skeleton"
+    """What a new edit begins with."""
+    mesh: str | None = None
+    """Mesh file of a new edit, relative to edit.json."""
+    host: str = "127.0.0.1"
+    """Address that the page listens at; 0.0.0.0 lets other machines in."""
+    port: int = 7008
+    """Port that the page listens at."""
+
+    def run(self, console: Console) -> None:
+        """Serve the page."""
+        from qnerf_nerfstudio.pose_page import PosePage, serve
+        from qnerf_nerfstudio.posing import open_document
+
+        path = self.edit or (self.data.parent if self.data.suffix == ".json" else self.data) / "edit.json"
+        document = open_document(self.data, path, self.control, self.mesh)
+        serve(PosePage(self.data, document, self.host, self.port), console)
+
+
+@dataclass
+class Report:
+    """Write a run's report: one HTML page with pictures, query maps, curves and settings that opens without network."""
+
+    run_folder: tyro.conf.Positional[Path]
+    """The run's folder, the one with config.yml; the run need not be finished."""
+    out: Path | None = None
+    """The page; by default report.html in the run's folder."""
+
+    def run(self, console: Console) -> None:
+        """Write the page."""
+        from qnerf_nerfstudio.html_report import write_report
+
+        console.print(f"report: {write_report(self.run_folder, self.out)}", soft_wrap=True)
+
+
+@dataclass
 class Demo:
     """Edit a procedural capture from start to end: capture, edit, final NeRF, video, figures against the truth."""
 
@@ -80,6 +124,8 @@ Command = (
     Annotated[DemoScene, tyro.conf.subcommand("demo-scene")]
     | Annotated[TrainEditor, tyro.conf.subcommand("train-editor")]
     | Annotated[Demo, tyro.conf.subcommand("demo")]
+    | Annotated[Pose, tyro.conf.subcommand("pose")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Score, tyro.conf.subcommand("score")]
 )
 

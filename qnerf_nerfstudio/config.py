@@ -113,7 +113,6 @@ _tiny.pipeline = QNerfPipelineConfig(
     ),
     editor=EditorConfig(
         model=BUNDLED,
-        controlnet=BUNDLED,
         resolution=128,
         dtype="float32",
         num_steps=20,

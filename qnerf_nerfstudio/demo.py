@@ -12,6 +12,7 @@ from rich.console import Console
 
 from qnerf_nerfstudio.config import qnerf_edit_tiny
 from qnerf_nerfstudio.errors import UserError
+from qnerf_nerfstudio.html_report import write_report
 from qnerf_nerfstudio.plain import train_plain
 from qnerf_nerfstudio.report import load_truth, render_views, score_run
 from qnerf_nerfstudio.scenes import CaptureConfig, write_capture
@@ -47,11 +48,13 @@ def run_demo(out: Path, seed: int, console: Console) -> None:
         write_png(out / "unedited" / name, image)
     console.rule("5. figures")
     figures = score_run(run, data, out / "unedited", out / "sheet.png", console)
+    shutil.copyfile(video, run / "edited.mp4")
+    report = write_report(run, out / "report.html")
     gain = figures["novel views, edited NeRF"] - figures["novel views, unedited NeRF"]
     console.print(
         f"The edited NeRF is {gain:.2f} dB closer to the truth than the unedited one. "
         f"Took {(time.monotonic() - started) / 60:.1f} minutes.\n"
-        f"Picture: {out / 'sheet.png'}   video: {video}\n"
+        f"Picture: {out / 'sheet.png'}   video: {video}   report: {report}\n"
         f"Edited views, a dataset of their own: {run / 'edit'}\n"
         f"Look around: ns-viewer --load-config {run / 'config.yml'}",
         soft_wrap=True,

@@ -1,7 +1,7 @@
 """The field on a grid of cells over each view: query codes to guide by."""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 from torch.nn import functional as F
@@ -56,10 +56,3 @@ def relative_errors(rendered: dict[str, Tensor], extracted: dict[str, Tensor]) -
     squared = [(rendered[name] - code).square().mean(dim=(1, 2)).sum(-1) for name, code in extracted.items()]
     norms = [code.square().mean(dim=(1, 2)).sum(-1) for code in extracted.values()]
     return (torch.stack(squared).sum(0) / torch.stack(norms).sum(0)).sqrt()
-
-
-def changed(source: Float[Tensor, "V 3 H W"], target: Float[Tensor, "V 3 H W"]) -> Bool[Tensor, "V H W"]:
-    """Where control images of source and target differ, grown by a tenth of the image: limbs are wider than bones."""
-    different = ((source - target).abs().amax(1, keepdim=True) > 0.02).float()
-    reach = max(1, min(source.shape[-2:]) // 10)
-    return F.max_pool2d(different, 2 * reach + 1, stride=1, padding=reach).squeeze(1) > 0

@@ -8,7 +8,7 @@ import hashlib
 import json
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from functools import cached_property
 from typing import Literal
@@ -44,11 +44,16 @@ class Slice:
     task: Task
     """What is done."""
     interval: int = 0
-    """Number of the interval, from 0; steps after the last fit belong to the interval after it."""
+    """Number of the interval, from 0 and on through all attempts; steps after the last fit belong to the interval after
+    it."""
     index: int = 0
     """Index of the timestep before the slice (see ControlNetEditor), for INVERT the index it leads to."""
     chunk: int = 0
     """Number of the chunk of views."""
+    attempt: int = 0
+    """Number of the attempt at the edit; a revision may begin another one."""
+    fitted: int | None = None
+    """The interval whose QNeRF the field is, None before the attempt's first fit."""
     first: bool = False
     """Whether this is the first step of its stage."""
     last: bool = False
@@ -65,6 +70,10 @@ class Stage:
     """Indices of the timesteps in order; empty for training only."""
     length: int
     """Number of training steps."""
+    attempt: int = 0
+    """Number of the attempt at the edit that it belongs to."""
+    fitted: int | None = None
+    """The interval whose QNeRF the field is when the stage begins, None before the attempt's first fit."""
 
     @property
     def description(self) -> str:
@@ -122,14 +131,38 @@ class PlanConfig:
 
 
 @dataclass(frozen=True)
+class Revision:
+    """A change of the plan while it is walked."""
+
+    step: int
+    """The training step that it was asked for at. What all chunks of views have to do at the timestep at hand is
+    finished first."""
+    kind: Literal["finish", "again"]
+    """"finish" decodes the edited views as they are and goes to the final field; "again" edits once more, from the
+    inverted views on."""
+
+
+@dataclass(frozen=True)
 class Plan:
     """The stages of a run in order."""
 
     config: PlanConfig
+    revisions: tuple[Revision, ...] = ()
     stages: tuple[Stage, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stages", tuple(self._stages()))
+        stages = tuple(self._stages())
+        for revision in self.revisions:
+            stages = self._revised(stages, revision)
+        object.__setattr__(self, "stages", stages)
+
+    def revised(self, revision: Revision) -> "Plan":
+        """The plan with one more revision.
+
+        Raises:
+            ValueError: The revision asks for what cannot be done at its step.
+        """
+        return Plan(self.config, (*self.revisions, revision))
 
     @property
     def chunks(self) -> int:
@@ -151,7 +184,7 @@ class Plan:
 
     @property
     def hash(self) -> str:
-        """A short name of this plan; two runs with the same hash do the same slices."""
+        """A short name of this plan before any revision; two runs with the same hash start with the same slices."""
         return hashlib.sha256(json.dumps(asdict(self.config), sort_keys=True).encode()).hexdigest()[:12]
 
     def views_of(self, chunk: int) -> range:
@@ -164,11 +197,12 @@ class Plan:
         return min(bisect_right(self.starts, step) - 1, len(self.stages) - 1)
 
     def training_span(self, step: int) -> range:
-        """The training steps around `step` that share one optimizer; fits and the final field start afresh."""
+        """The training steps around `step` that share one optimizer; fits, the final field and further attempts start
+        afresh."""
         fresh = [
             start
-            for start, stage in zip(self.starts, self.stages, strict=False)
-            if stage.task in (Task.FIT, Task.FINAL)
+            for number, (start, stage) in enumerate(zip(self.starts, self.stages, strict=False))
+            if number > 0 and (stage.task in (Task.FIT, Task.FINAL) or stage.attempt > self.stages[number - 1].attempt)
         ]
         bounds = [0, *fresh, self.total]
         number = min(bisect_right(bounds, step), len(bounds) - 1)
@@ -184,32 +218,77 @@ class Plan:
             raise IndexError(f"step {step} is negative")
         number = self.stage_at(step)
         stage, offset = self.stages[number], step - self.starts[number]
-        ends = {"first": offset == 0, "last": offset == stage.length - 1}
-        if not stage.indices:
-            return Slice(stage.task, stage.interval, **ends)
-        index, chunk = stage.indices[offset // self.chunks], offset % self.chunks
-        return Slice(stage.task, stage.interval, index, chunk, **ends)
+        index, chunk = 0, 0
+        if stage.indices:
+            index, chunk = stage.indices[offset // self.chunks], offset % self.chunks
+        return Slice(
+            stage.task,
+            stage.interval,
+            index,
+            chunk,
+            stage.attempt,
+            stage.fitted,
+            first=offset == 0,
+            last=offset == stage.length - 1,
+        )
 
-    def _sliced(self, task: Task, interval: int, indices: range) -> Stage:
-        return Stage(task, interval, tuple(indices), len(indices) * self.chunks)
+    def _sliced(self, task: Task, interval: int, indices: range, attempt: int = 0, fitted: int | None = None) -> Stage:
+        return Stage(task, interval, tuple(indices), len(indices) * self.chunks, attempt, fitted)
 
     def _stages(self) -> Iterator[Stage]:
+        yield self._sliced(Task.INVERT, 0, range(self.config.num_steps - 1, -1, -1))
+        if self.config.source_iterations > 0:
+            yield Stage(Task.SOURCE, 0, (), self.config.source_iterations)
+        yield from self._attempt(0, 0)
+
+    def _attempt(self, attempt: int, interval: int) -> Iterator[Stage]:
+        """The stages of an edit from the inverted views on, its intervals counted from `interval`."""
         config, total = self.config, self.config.num_steps
-        yield self._sliced(Task.INVERT, 0, range(total - 1, -1, -1))
-        if config.source_iterations > 0:
-            yield Stage(Task.SOURCE, 0, (), config.source_iterations)
-        index, interval = 0, 0
+        index, fitted = 0, None
         # An interval needs tau guided steps, and at least one further timestep to look ahead to.
         limit = {"progressive": config.stop * total, "one-shot": 1, "none": 0}[config.consolidation]
         while index < limit and index + config.tau < total:
             remembered = index + config.tau
             ahead = min(remembered + config.tau, total - 1)
-            yield self._sliced(Task.DENOISE, interval, range(index, remembered))
+            yield self._sliced(Task.DENOISE, interval, range(index, remembered), attempt, fitted)
             if ahead > remembered:
-                yield self._sliced(Task.LOOK_AHEAD, interval, range(remembered, ahead))
-            yield self._sliced(Task.EXTRACT, interval, range(ahead, ahead + 1))
-            yield Stage(Task.FIT, interval, (), config.fit_iterations)
-            index, interval = remembered, interval + 1
-        yield self._sliced(Task.DENOISE, interval, range(index, total))
-        yield self._sliced(Task.DECODE, interval, range(total, total + 1))
-        yield Stage(Task.FINAL, interval, (), config.final_iterations)
+                yield self._sliced(Task.LOOK_AHEAD, interval, range(remembered, ahead), attempt, fitted)
+            yield self._sliced(Task.EXTRACT, interval, range(ahead, ahead + 1), attempt, fitted)
+            yield Stage(Task.FIT, interval, (), config.fit_iterations, attempt, fitted)
+            index, fitted, interval = remembered, interval, interval + 1
+        yield self._sliced(Task.DENOISE, interval, range(index, total), attempt, fitted)
+        yield from self._end(attempt, interval, total, fitted)
+
+    def _end(self, attempt: int, interval: int, index: int, fitted: int | None) -> Iterator[Stage]:
+        """Decode the edited views at a timestep index, and train the final field on them."""
+        yield self._sliced(Task.DECODE, interval, range(index, index + 1), attempt, fitted)
+        yield Stage(Task.FINAL, interval, (), self.config.final_iterations, attempt, fitted)
+
+    def _revised(self, stages: tuple[Stage, ...], revision: Revision) -> tuple[Stage, ...]:
+        """Stages up to a revision, and what it puts in the place of the others."""
+        kept: list[Stage] = []
+        start = 0
+        for stage in stages:
+            if start >= revision.step:
+                break
+            length = min(stage.length, revision.step - start)
+            if stage.indices:
+                rounds = -(-length // self.chunks)
+                kept.append(replace(stage, indices=stage.indices[:rounds], length=rounds * self.chunks))
+            else:
+                kept.append(replace(stage, length=length))
+            start += stage.length
+        inverted = sum(len(stage.indices) for stage in kept if stage.task == Task.INVERT)
+        if inverted < self.config.num_steps:
+            raise ValueError("the source views are still being inverted; nothing is edited yet")
+        last = kept[-1]
+        if revision.kind == "again":
+            return (*kept, *self._attempt(last.attempt + 1, max(stage.interval for stage in kept) + 1))
+        if last.task in (Task.DECODE, Task.FINAL):
+            raise ValueError("the edited views are finished; the final field is being trained already")
+        edited = [stage for stage in kept if stage.task == Task.DENOISE and stage.attempt == last.attempt]
+        if not edited:
+            raise ValueError("no view is edited yet")
+        fits = [stage.interval for stage in kept if stage.task == Task.FIT and stage.attempt == last.attempt]
+        interval = edited[-1].interval if last.task == Task.DENOISE else edited[-1].interval + 1
+        return (*kept, *self._end(last.attempt, interval, edited[-1].indices[-1] + 1, fits[-1] if fits else None))

@@ -1,4 +1,4 @@
-"""Where in the scene an edit may change matter: the visual hull of what its control images change."""
+"""Where in the scene an edit may change matter: a stated shape, or the visual hull of what control images change."""
 
 from dataclasses import dataclass
 
@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from qnerf_nerfstudio.controls import Views
+from qnerf_nerfstudio.controls.edit import BoxRegion, SphereRegion
+from qnerf_nerfstudio.controls.solids import placement_matrix
 
 RESOLUTION = 64
 """Cells along each side, first of the scene box, then of the region's own box."""
@@ -62,6 +64,30 @@ class Region:
                 reach = min(int(radius * float(view.intrinsics[0, :2].max()) / float(distance)) + 1, max(views.size))
                 masks[index] = F.max_pool2d(masks[index], 2 * reach + 1, stride=1, padding=reach)
         return masks.squeeze(1) > 0
+
+
+def shape_region(shape: BoxRegion | SphereRegion, to_scene: Float[Tensor, "3 4"], hull: Region | None) -> Region:
+    """The cells of a box or a sphere, inside the hull of the control where there is one.
+
+    Args:
+        shape: The shape, in the dataset's coordinates.
+        to_scene: Takes points of the dataset's coordinates to scene coordinates.
+        hull: The visual hull of what the control images change.
+    """
+    if isinstance(shape, BoxRegion):
+        own = placement_matrix(shape.position, shape.rotation, [side / 2 for side in shape.size])
+    else:
+        own = placement_matrix(shape.position, (0, 0, 0), [shape.radius] * 3)
+    matrix = to_scene @ own
+    corners = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 3) @ matrix[:, :3].T + matrix[:, 3]
+    box = torch.stack([corners.amin(0), corners.amax(0)])
+    region = Region(box, torch.ones(RESOLUTION, RESOLUTION, RESOLUTION, dtype=torch.bool))
+    centres = region.centres()
+    local = (centres - matrix[:, 3]) @ torch.linalg.inv(matrix[:, :3]).T
+    inside = local.abs().amax(-1) <= 1 if isinstance(shape, BoxRegion) else local.norm(dim=-1) <= 1
+    if hull is not None:
+        inside = inside & hull.contains(centres)
+    return Region(box, inside.reshape(region.cells.shape))
 
 
 def visual_hull(views: Views, changed: Bool[Tensor, "V h w"], box: Float[Tensor, "2 3"]) -> Region | None:

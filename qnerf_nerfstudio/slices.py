@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from qnerf_nerfstudio.editor.editor import ControlNetEditor, Prompts, QueryTargets, SourceBranch
+from qnerf_nerfstudio.editor.editor import ControlNetEditor, Extraction, Prompts, QueryTargets, SourceBranch
 from qnerf_nerfstudio.plan import Plan, Slice
 from qnerf_nerfstudio.queries import CodecFit, QueryCodec
 from qnerf_nerfstudio.store import EditStore
@@ -37,6 +37,8 @@ class SliceRunner:
     """Number of views whose queries the field may learn; the views after them are held out."""
     code_width: int
     """Code channels per query layer."""
+    masks: Float[Tensor, "V 1 h w"] | None
+    """1 for the latents that the edit may change; the others follow the source trajectory. None: all may change."""
 
     def _controls(self, chunk: int, target: bool) -> Tensor:
         views = self.plan.views_of(chunk)
@@ -49,9 +51,9 @@ class SliceRunner:
     def _source(self, index: int, chunk: int) -> SourceBranch:
         return SourceBranch(self._latents("source", index, chunk), self._controls(chunk, target=False))
 
-    def _edited(self, index: int, chunk: int) -> Tensor:
-        # Editing starts from the source view's inverted noise.
-        return self._latents("source" if index == 0 else "edited", index, chunk)
+    def _edited(self, item: Slice) -> Tensor:
+        """Latents of the edited views before a slice; they start from the source views' inverted noise."""
+        return self._latents("source" if item.index == 0 else f"edited-{item.attempt}", item.index, item.chunk)
 
     def begin_inversion(self, chunk: int, photos: Float[Tensor, "V 3 H W"]) -> None:
         """Encode the photos of a chunk: the clean end of its source trajectory."""
@@ -67,8 +69,8 @@ class SliceRunner:
 
     def denoise(self, item: Slice, targets: QueryTargets | None) -> None:
         """One step of a chunk of edited views, towards `targets` where there are any."""
-        latents = self._edited(item.index, item.chunk)
-        self._save("edited", item.index + 1, item.chunk, self._step(latents, item, targets))
+        latents = self._edited(item)
+        self._save(f"edited-{item.attempt}", item.index + 1, item.chunk, self._step(latents, item, targets))
 
     def look_ahead(self, item: Slice) -> None:
         """One unguided step of a chunk on the interval's look-ahead trajectory."""
@@ -81,10 +83,10 @@ class SliceRunner:
         trajectory = f"ahead-{item.interval}"
         if self.store.has(f"latents/{trajectory}/{item.index:04d}-{item.chunk:03d}"):
             return self._latents(trajectory, item.index, item.chunk)
-        return self._edited(item.index, item.chunk)
+        return self._edited(item)
 
     def _step(self, latents: Tensor, item: Slice, targets: QueryTargets | None) -> Tensor:
-        return self.editor.denoise_step(
+        stepped = self.editor.denoise_step(
             latents,
             item.index,
             self.prompts,
@@ -92,6 +94,11 @@ class SliceRunner:
             self._source(item.index, item.chunk),
             targets,
         )
+        if self.masks is None:
+            return stepped
+        views = self.plan.views_of(item.chunk)
+        masks = self.masks[views.start : views.stop].to(stepped)
+        return torch.lerp(self._latents("source", item.index + 1, item.chunk), stepped, masks)
 
     def extract(self, item: Slice) -> Float[Tensor, "V 3 H W"] | None:
         """Extract the raw query maps of a chunk; after the last one, code all of them.
@@ -101,13 +108,7 @@ class SliceRunner:
         """
         if self.store.has(f"queries/{item.interval}/codec"):
             return None
-        extraction = self.editor.extract(
-            self._ahead(item),
-            item.index,
-            self.prompts,
-            self._controls(item.chunk, target=True),
-            self._source(item.index, item.chunk),
-        )
+        extraction = self._look(self._ahead(item), item)
         for name, queries in extraction.queries.items():
             self._check(queries, f"the queries of {name}", item.index, item.chunk)
         half = {name: queries.half() for name, queries in extraction.queries.items()}
@@ -136,8 +137,20 @@ class SliceRunner:
         self.store.discard(f"queries/raw-{interval}")
 
     def decode(self, item: Slice) -> Float[Tensor, "V 3 H W"]:
-        """The finished edited views of a chunk."""
-        return self.editor.decode(self._edited(item.index, item.chunk)).cpu()
+        """The edited views of a chunk; where they are finished early, what the editor takes them for so far."""
+        latents = self._edited(item)
+        if item.index < self.editor.num_steps:
+            return self._look(latents, item).preview.cpu()
+        return self.editor.decode(latents).cpu()
+
+    def _look(self, latents: Tensor, item: Slice) -> Extraction:
+        return self.editor.extract(
+            latents,
+            item.index,
+            self.prompts,
+            self._controls(item.chunk, target=True),
+            self._source(item.index, item.chunk),
+        )
 
     def _save(self, trajectory: str, index: int, chunk: int, latents: Tensor) -> None:
         self._check(latents, "the latents", index, chunk)

@@ -101,6 +101,9 @@ GOOD = {
 }
 
 
+BOX = {"type": "box", "source": {"size": [1, 1, 1]}, "target": {"size": [1, 1, 2]}}
+
+
 def write(tmp_path: Path, document: object) -> Path:
     path = tmp_path / "edit.json"
     path.write_text(document if isinstance(document, str) else json.dumps(document))
@@ -118,7 +121,14 @@ def changed(**control: object) -> dict:
         ({}, ["prompt", "missing"]),
         ({**GOOD, "promt": "x"}, ["promt", "unknown key", "'prompt'"]),
         (changed(bonez=[]), ["bonez", "unknown key", "'bones'"]),
-        (changed(type="mesh"), ["control", "skeleton"]),
+        (changed(type="meshes"), ["control", "'mesh'"]),
+        (changed(type="mesh"), ["control.source", "unknown key"]),
+        ({**GOOD, "prompt": " "}, ["prompt", "empty"]),
+        ({**GOOD, "region": {"type": "sphere", "position": [0, 0, 0], "radius": -1}}, ["region.radius", "greater"]),
+        ({**GOOD, "region": {"type": "box", "position": [0, 0, 0], "sise": [1, 1, 1]}}, ["region.sise", "'size'"]),
+        ({**GOOD, "control": {**BOX, "target": {"size": [1, 1, 0]}}}, ["control.target.size.2", "greater"]),
+        ({**GOOD, "control": {"type": "parts", "parts": [BOX, GOOD["control"]]}}, ["part 1", "openpose", "depth"]),
+        ({**GOOD, "control": {"type": "parts", "parts": [{**BOX, "drow": "depth"}]}}, ["parts.0.drow", "'draw'"]),
         (changed(target={"neck": [0, 0, 1], "nos": [0, 0, 2]}), ["nos", "did you mean"]),
         (changed(bones=[["neck", "nosee"]]), ["nosee", "'nose'"]),
         (changed(target={"neck": [0, 0, 1], "nose": [0, 0, "NaN"]}), ["target.nose", "finite"]),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qnerf_nerfstudio.plan import Plan, PlanConfig, Task
+from qnerf_nerfstudio.plan import Plan, PlanConfig, Revision, Task
 
 
 @st.composite
@@ -137,3 +137,72 @@ def test_training_spans_start_with_fits_and_the_final_field_and_cover_the_run(pl
         covered += span
     assert len(covered) == plan.total
     assert {plan.training_span(step).start for step in range(plan.total)} == starts
+
+
+@given(plans(), st.data())
+@settings(deadline=None, max_examples=300)
+def test_revisions_keep_what_was_done_and_leave_no_view_behind(plan: Plan, data: st.DataObject) -> None:
+    for kind in data.draw(st.lists(st.sampled_from(["finish", "again"]), max_size=3)):
+        earlier = plan.revisions[-1].step if plan.revisions else 0
+        revision = Revision(data.draw(st.integers(earlier, plan.total - 1)), kind)
+        reached = plan.at(max(0, revision.step - 1))
+        try:
+            revised = plan.revised(revision)
+        except ValueError as error:
+            # Refused only while nothing is edited yet, or where all is finished already.
+            inverting = revision.step < plan.chunks * plan.config.num_steps
+            started = any(
+                plan.at(step).task == Task.DENOISE and plan.at(step).attempt == reached.attempt
+                for step in range(revision.step)
+            )
+            finished = reached.task in (Task.DECODE, Task.FINAL)
+            assert inverting or (kind == "finish" and (finished or not started)), error
+            continue
+        # What was done stays done, and the round at hand is finished for all chunks.
+        for step in range(revision.step):
+            before, after = plan.at(step), revised.at(step)
+            assert (before.task, before.index, before.chunk, before.attempt, before.interval, before.fitted) == (
+                after.task,
+                after.index,
+                after.chunk,
+                after.attempt,
+                after.interval,
+                after.fitted,
+            )
+        plan = revised
+    attempt = plan.stages[-1].attempt
+    assert plan.stages[-1].task == Task.FINAL and plan.stages[-2].task == Task.DECODE
+    reached = plan.stages[-2].indices[0]
+    fits: set[int] = set()
+    order: dict[int, list[int]] = {chunk: [] for chunk in range(plan.chunks)}
+    for step in range(plan.total):
+        item = plan.at(step)
+        if item.task == Task.FIT and item.attempt == attempt:
+            fits.add(item.interval)
+        if item.task == Task.DENOISE and item.attempt == attempt:
+            order[item.chunk].append(item.index)
+            assert item.fitted is None or item.fitted in fits
+    # Every view of the last attempt goes from the noise to where it is decoded, and nothing is done twice.
+    assert all(indices == list(range(reached)) for indices in order.values())
+    starts = [
+        plan.starts[number]
+        for number, stage in enumerate(plan.stages[1:], 1)
+        if stage.attempt > plan.stages[number - 1].attempt
+    ]
+    assert all(plan.training_span(start).start == start for start in starts)
+
+
+def test_a_plan_finished_early_decodes_where_it_is() -> None:
+    plan = Plan(PlanConfig(views=8, num_steps=20, tau=4, chunk=4, source_iterations=5))
+    step = next(step for step in range(plan.total) if plan.at(step).task == Task.DENOISE and plan.at(step).index == 6)
+    finished = plan.revised(Revision(step + 1, "finish"))
+    assert [(stage.task, stage.indices) for stage in finished.stages[-3:]] == [
+        (Task.DENOISE, (4, 5, 6)),
+        (Task.DECODE, (7,)),
+        (Task.FINAL, ()),
+    ]
+    assert finished.hash == plan.hash and finished.total < plan.total
+    again = finished.revised(Revision(finished.total - 1, "again"))
+    assert again.stages[-1].attempt == 1
+    intervals = [stage.interval for stage in again.stages if stage.task == Task.FIT]
+    assert len(set(intervals)) == len(intervals)

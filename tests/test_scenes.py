@@ -15,6 +15,7 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 from PIL import Image
 
 from qnerf_nerfstudio.controls import Views, load_edit
+from qnerf_nerfstudio.controls.edit import SkeletonControl
 from qnerf_nerfstudio.datamanager import dataset_to_scene
 from qnerf_nerfstudio.report import load_truth, render_views
 from qnerf_nerfstudio.scenes import Body, CaptureConfig, Pose, render, sample_body, sample_pose, write_capture
@@ -108,6 +109,7 @@ def test_capture_is_a_dataset_with_its_truth(tmp_path: Path) -> None:
     edit = load_edit(out / "edit.json")
     assert edit.prompt == body.caption()
     for name, at in joints(body, target).items():
+        assert isinstance(edit.control, SkeletonControl)
         assert edit.control.target[name] == pytest.approx(at.tolist(), abs=1e-4)
     again = tmp_path / "again"
     write_capture(again, CaptureConfig(seed=4, views=6, novel_views=8, size=64))

@@ -1,7 +1,8 @@
 """Controls: the 3D statement of an edit, and its projection into every view."""
 
 from qnerf_nerfstudio.controls.cameras import Views
-from qnerf_nerfstudio.controls.edit import Edit, ImagesControl, SkeletonControl, control_images, load_edit
+from qnerf_nerfstudio.controls.draw import changed, control_images
+from qnerf_nerfstudio.controls.edit import Edit, Kind, control_kind, load_edit
 from qnerf_nerfstudio.controls.images import load_control_images
 from qnerf_nerfstudio.controls.skeleton import OPENPOSE_BONES, OPENPOSE_COLOURS, OPENPOSE_JOINTS, draw_skeleton
 
@@ -10,10 +11,11 @@ __all__ = [
     "OPENPOSE_COLOURS",
     "OPENPOSE_JOINTS",
     "Edit",
-    "ImagesControl",
-    "SkeletonControl",
+    "Kind",
     "Views",
+    "changed",
     "control_images",
+    "control_kind",
     "draw_skeleton",
     "load_control_images",
     "load_edit",

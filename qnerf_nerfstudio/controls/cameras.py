@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+_NEWTON_STEPS = 10
+
 
 @dataclass(frozen=True)
 class Views:
@@ -48,18 +50,66 @@ class Views:
         in_front = depth > 1e-6
         safe = torch.where(in_front, depth, torch.ones_like(depth))
         x, y = local[..., 0] / safe, -local[..., 1] / safe
-        k1, k2, k3, k4, p1, p2 = self.distortion[:, :, None].unbind(1)
-        r2 = x * x + y * y
-        radial = 1 + r2 * (k1 + r2 * (k2 + r2 * (k3 + r2 * k4)))
-        distorted_x = x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x * x)
-        distorted_y = y * radial + 2 * p2 * x * y + p1 * (r2 + 2 * y * y)
-        fx, fy, cx, cy = self.intrinsics[:, :, None].unbind(1)
-        pixels = torch.stack([fx * distorted_x + cx, fy * distorted_y + cy], dim=-1)
+        distorted = _distort(torch.stack([x, y], dim=-1), self.distortion)
+        pixels = distorted * self.intrinsics[:, None, :2] + self.intrinsics[:, None, 2:]
         if not self.distortion.any():
             return pixels, in_front
 
+        r2 = x * x + y * y
+        k1, k2, k3, k4 = self.distortion[:, :4, None].unbind(1)
         fractions = torch.linspace(0, 1, 33, device=r2.device, dtype=r2.dtype)
         s = r2[..., None] * fractions
         k1, k2, k3, k4 = (k[..., None] for k in (k1, k2, k3, k4))
         slope = 1 + s * (3 * k1 + s * (5 * k2 + s * (7 * k3 + s * 9 * k4)))
         return pixels, in_front & (slope > 0).all(-1)
+
+    def rays(self) -> tuple[Float[Tensor, "V N 3"], Float[Tensor, "V N 3"]]:
+        """The ray through the centre of every pixel, row by row; see `rays_through`."""
+        height, width = self.size
+        rows, columns = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+        pixels = torch.stack([columns, rows], dim=-1).reshape(-1, 2).to(self.intrinsics)
+        return self.rays_through(pixels.expand(len(self), -1, -1))
+
+    def rays_through(self, pixels: Float[Tensor, "V N 2"]) -> tuple[Float[Tensor, "V N 3"], Float[Tensor, "V N 3"]]:
+        """The rays through pixels (x, y): the inverse of `project`.
+
+        Returns:
+            Origins, and directions in world coordinates whose length along the optical axis is 1, so that a point at
+            `origin + t * direction` has depth t. Directions of pixels that no real lens would show are NaN.
+        """
+        wanted = (pixels - self.intrinsics[:, None, 2:]) / self.intrinsics[:, None, :2]
+        found = _undistort(wanted.double(), self.distortion.double()).to(self.c2w)
+        local = torch.stack([found[..., 0], -found[..., 1], -torch.ones_like(found[..., 0])], dim=-1)
+        directions = local @ self.c2w[:, :, :3].mT
+        return self.c2w[:, None, :, 3].expand_as(directions), directions
+
+
+def _distort(points: Float[Tensor, "V N 2"], distortion: Float[Tensor, "V 6"]) -> Float[Tensor, "V N 2"]:
+    """Where a lens moves image points (focal length 1, origin at the principal point)."""
+    x, y = points.unbind(-1)
+    k1, k2, k3, k4, p1, p2 = distortion[:, :, None].unbind(1)
+    r2 = x * x + y * y
+    radial = 1 + r2 * (k1 + r2 * (k2 + r2 * (k3 + r2 * k4)))
+    return torch.stack(
+        [
+            x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x * x),
+            y * radial + 2 * p2 * x * y + p1 * (r2 + 2 * y * y),
+        ],
+        dim=-1,
+    )
+
+
+def _undistort(wanted: Float[Tensor, "V N 2"], distortion: Float[Tensor, "V 6"]) -> Float[Tensor, "V N 2"]:
+    """Points that the lens moves to `wanted`, by Newton's method; NaN where there are none."""
+    if not distortion.any():
+        return wanted
+    points = wanted.clone()
+    step = 1e-6
+    for _ in range(_NEWTON_STEPS):
+        here = _distort(points, distortion)
+        along_x = (_distort(points + points.new_tensor([step, 0]), distortion) - here) / step
+        along_y = (_distort(points + points.new_tensor([0, step]), distortion) - here) / step
+        jacobian = torch.stack([along_x, along_y], dim=-1)
+        points = points + torch.linalg.solve(jacobian, (wanted - here)[..., None])[..., 0]
+    missed = (_distort(points, distortion) - wanted).norm(dim=-1) > 1e-6
+    return torch.where(missed[..., None], torch.nan, points)

@@ -5,18 +5,16 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
-from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from torch import Tensor
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from qnerf_nerfstudio.controls.cameras import Views
-from qnerf_nerfstudio.controls.images import load_control_images
-from qnerf_nerfstudio.controls.skeleton import OPENPOSE_BONES, draw_skeleton
+from qnerf_nerfstudio.controls.skeleton import OPENPOSE_BONES
 from qnerf_nerfstudio.errors import UserError
 
 Coordinate = Annotated[float, Field(allow_inf_nan=False)]
 Point = tuple[Coordinate, Coordinate, Coordinate]
+Length = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Kind = Literal["openpose", "depth", "normal"]
+"""What a control image shows, and so which ControlNets can read it."""
 
 
 class _Strict(BaseModel):
@@ -65,6 +63,117 @@ class ImagesControl(_Strict):
     """Folder of the captured scene's control images, relative to edit.json, named as the photos are."""
     target: str
     """Folder of the edited scene's control images."""
+    kind: Kind | None = None
+    """What the images show, so that a ControlNet which cannot read it is refused; by default any ControlNet's."""
+
+
+class Placement(_Strict):
+    """A solid's place: scaled, then rotated, then moved."""
+
+    position: Point = (0.0, 0.0, 0.0)
+    """Where the solid's origin is; a box's origin is its centre."""
+    rotation: Point = (0.0, 0.0, 0.0)
+    """Degrees about the fixed x, y and z axes, in this order."""
+
+
+class MeshPlacement(Placement):
+    """A mesh and its place."""
+
+    mesh: str
+    """Mesh file, relative to edit.json: anything that trimesh reads."""
+    scale: Length | tuple[Length, Length, Length] = 1.0
+    """Factor of the mesh's own size, or one for each of its axes."""
+
+    @property
+    def factors(self) -> tuple[float, float, float]:
+        """Scale along x, y and z."""
+        if isinstance(self.scale, tuple):
+            return self.scale
+        return self.scale, self.scale, self.scale
+
+
+class BoxPlacement(Placement):
+    """A box and its place."""
+
+    size: tuple[Length, Length, Length]
+    """Lengths of its sides along its own axes."""
+
+
+class MeshControl(_Strict):
+    """A proxy mesh where it is in the captured scene, and where (or what) it is to be in the edited one."""
+
+    type: Literal["mesh"]
+    source: MeshPlacement
+    """The mesh in the captured scene."""
+    target: MeshPlacement
+    """The mesh in the edited scene; the same file elsewhere, or another one."""
+    draw: Literal["depth", "normal"] = "depth"
+    """What its control images show."""
+
+
+class BoxControl(_Strict):
+    """An oriented box that stands for what moves, drawn as depth: a coarse control."""
+
+    type: Literal["box"]
+    source: BoxPlacement
+    """The box in the captured scene."""
+    target: BoxPlacement
+    """The box in the edited scene."""
+    draw: Literal["depth", "normal"] = "depth"
+    """What its control images show."""
+
+
+class PartsControl(_Strict):
+    """Several controls at once, drawn into one control image: what is nearer hides what is behind it."""
+
+    type: Literal["parts"]
+    parts: tuple[Annotated[SkeletonControl | MeshControl | BoxControl, Field(discriminator="type")], ...] = Field(
+        min_length=1
+    )
+    """The parts; all of them skeletons, or all of them solids drawn in the same way."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "PartsControl":
+        kinds = [control_kind(part) for part in self.parts]
+        for index, kind in enumerate(kinds):
+            if kind != kinds[0]:
+                raise ValueError(
+                    f"part {index} is drawn as {kind}, part 0 as {kinds[0]}; one ControlNet reads all parts, so draw "
+                    f"them alike"
+                )
+        return self
+
+
+class ControlRegion(_Strict):
+    """The edit stays where the control changes: the visual hull of what its control images change."""
+
+    type: Literal["control"]
+
+
+class BoxRegion(BoxPlacement):
+    """The edit stays in an oriented box."""
+
+    type: Literal["box"]
+
+
+class SphereRegion(_Strict):
+    """The edit stays in a sphere."""
+
+    type: Literal["sphere"]
+    position: Point
+    """Its centre."""
+    radius: Length
+    """Its radius."""
+
+
+class Everywhere(_Strict):
+    """The edit may change all of the scene."""
+
+    type: Literal["everywhere"]
+
+
+Control = SkeletonControl | ImagesControl | MeshControl | BoxControl | PartsControl
+Influence = ControlRegion | BoxRegion | SphereRegion | Everywhere
 
 
 class Edit(_Strict):
@@ -76,8 +185,31 @@ class Edit(_Strict):
     """Describes the captured scene."""
     negative_prompt: str = ""
     """What classifier-free guidance steers away from."""
-    control: Annotated[SkeletonControl | ImagesControl, Field(discriminator="type")]
+    control: Annotated[Control, Field(discriminator="type")]
     """The 3D statement of the edit."""
+    region: Annotated[Influence, Field(discriminator="type")] = ControlRegion(type="control")
+    """Where the edit may change the scene; elsewhere edited views keep the photos' pixels."""
+    masks: str | None = None
+    """Folder of masks, relative to edit.json, one per photo and named as it: black pixels keep the photo, whatever the
+    region says."""
+
+    @field_validator("prompt")
+    @classmethod
+    def _prompt_stated(cls, prompt: str) -> str:
+        if not prompt.strip():
+            raise ValueError("is empty; describe the edited scene")
+        return prompt
+
+
+def control_kind(control: Control) -> Kind | None:
+    """What the images of a control show; None where the user did not say."""
+    if isinstance(control, SkeletonControl):
+        return "openpose"
+    if isinstance(control, ImagesControl):
+        return control.kind
+    if isinstance(control, PartsControl):
+        return control_kind(control.parts[0])
+    return control.draw
 
 
 def _nearest(name: str, known: Any) -> str:
@@ -85,12 +217,43 @@ def _nearest(name: str, known: Any) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def _known_keys(location: tuple[str | int, ...]) -> list[str]:
-    if "skeleton" in location:
-        return list(SkeletonControl.model_fields)
-    if "images" in location:
-        return list(ImagesControl.model_fields)
-    return list(Edit.model_fields)
+def _tidy(document: Any, location: tuple[str | int, ...]) -> tuple[list[str], list[str]]:
+    """The keys that a user wrote on the way to an error, and the keys that are known beside the last of them.
+
+    pydantic puts the value of "type" into an error's location, after the key whose object it belongs to.
+    """
+    keys: list[str] = []
+    model: Any = Edit
+    value: Any = document
+    tagged = True
+    for part in location:
+        if not tagged and isinstance(value, dict) and value.get("type") == part:
+            model, tagged = (_REGIONS if keys[0] == "region" else _CONTROLS)[str(part)], True
+            continue
+        keys.append(str(part))
+        if part in ("source", "target") and model in _PLACEMENTS:
+            model = _PLACEMENTS[model]
+        try:
+            value, tagged = value[part], part in ("source", "target")
+        except (KeyError, IndexError, TypeError):
+            value = None
+    return keys, list(model.model_fields)
+
+
+_CONTROLS: dict[str, Any] = {
+    "skeleton": SkeletonControl,
+    "images": ImagesControl,
+    "mesh": MeshControl,
+    "box": BoxControl,
+    "parts": PartsControl,
+}
+_REGIONS: dict[str, Any] = {
+    "control": ControlRegion,
+    "box": BoxRegion,
+    "sphere": SphereRegion,
+    "everywhere": Everywhere,
+}
+_PLACEMENTS: dict[Any, Any] = {MeshControl: MeshPlacement, BoxControl: BoxPlacement}
 
 
 def load_edit(path: Path) -> Edit:
@@ -111,55 +274,13 @@ def load_edit(path: Path) -> Edit:
     try:
         return Edit.model_validate(document)
     except ValidationError as error:
-        first = error.errors()[0]
-        location = first["loc"]
-        # pydantic puts the discriminator's value into the location; a user thinks in keys.
-        keys = [str(key) for key in location if key not in ("skeleton", "images")]
+        # A misspelt key is also a missing one; it is the former that a user looks for.
+        errors = error.errors()
+        first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
+        keys, known = _tidy(document, first["loc"])
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
-            message = f"unknown key{_nearest(keys[-1], _known_keys(location))}"
+            message = f"unknown key{_nearest(keys[-1], known)}"
         elif first["type"] == "missing":
             message = "is missing"
         raise UserError(f"{path}: {'.'.join(keys) or 'the document'}: {message}") from error
-
-
-def control_images(
-    edit: Edit,
-    folder: Path,
-    views: Views,
-    names: list[str],
-    to_scene: Float[Tensor, "3 4"],
-    size: tuple[int, int],
-) -> tuple[Float[Tensor, "V 3 H W"], Float[Tensor, "V 3 H W"]]:
-    """The source and target control images of every view.
-
-    Args:
-        edit: The edit.
-        folder: Folder of edit.json, that relative paths start from.
-        views: Cameras in scene coordinates.
-        names: File name of every view's photo.
-        to_scene: Takes points of the dataset's coordinates to scene coordinates.
-        size: Height and width of the control images.
-
-    Returns:
-        Source and target control images in [0, 1].
-
-    Raises:
-        UserError: Control images are missing or unreadable, or the control is outside every view.
-    """
-    control = edit.control
-    pairs = []
-    for key in ("source", "target"):
-        stated = getattr(control, key)
-        if isinstance(control, ImagesControl):
-            images = load_control_images(folder / stated, names, size)
-        else:
-            joints = {name: to_scene[:, :3] @ to_scene.new_tensor(at) + to_scene[:, 3] for name, at in stated.items()}
-            images = draw_skeleton(views.resized(size), joints, control.all_bones)
-            if not images.any():
-                raise UserError(
-                    f"{folder / 'edit.json'}: control.{key}: the skeleton is outside every view; joints are positions "
-                    f"in the coordinates of transforms.json"
-                )
-        pairs.append(torch.as_tensor(images).movedim(-1, 1).float() / 255)
-    return pairs[0], pairs[1]

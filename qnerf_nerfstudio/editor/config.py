@@ -14,8 +14,9 @@ class EditorConfig:
 
     model: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     """Hub id or local folder of a Stable Diffusion 1.x model set with safetensors, or "bundled"."""
-    controlnet: str = "lllyasviel/control_v11p_sd15_openpose"
-    """Hub id or local folder of the ControlNet with safetensors, or "bundled"."""
+    controlnet: str = "auto"
+    """Hub id or local folder of the ControlNet with safetensors, "bundled", or "auto": ControlNet 1.1's for openpose,
+    depth or normals, whichever edit.json's control is drawn as."""
     revision: str | None = None
     """Revision of the model on the hub."""
     variant: str | None = None

@@ -8,22 +8,26 @@ from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DCondi
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from qnerf_nerfstudio.editor.config import BUNDLED, BUNDLED_FOLDER, EditorConfig
+from qnerf_nerfstudio.editor.controlnets import choose_controlnet
 from qnerf_nerfstudio.editor.editor import ControlNetEditor
 from qnerf_nerfstudio.errors import UserError
 
 
-def load_editor(config: EditorConfig, device: torch.device | str) -> ControlNetEditor:
+def load_editor(config: EditorConfig, device: torch.device | str, kind: str | None = None) -> ControlNetEditor:
     """Build the editor that `config` names.
 
     Args:
         config: Settings; `config.device` wins over `device`.
         device: Where the field is, and by default the editor.
+        kind: What the control images show: "openpose", "depth" or "normal"; None where it is not known.
 
     Raises:
-        UserError: A model cannot be found, reached or read, or its parts do not fit each other.
+        UserError: A model cannot be found, reached or read, its parts do not fit each other, or the ControlNet does not
+            read such control images.
     """
     model = str(BUNDLED_FOLDER) if config.model == BUNDLED else config.model
-    control = str(BUNDLED_FOLDER / "controlnet") if config.controlnet == BUNDLED else config.controlnet
+    control = choose_controlnet(config, kind)
+    control = str(BUNDLED_FOLDER / "controlnet") if control == BUNDLED else control
     common = {"revision": config.revision}
     dtype = {"torch_dtype": getattr(torch, config.dtype)}
     weights = {**common, **dtype, "variant": config.variant, "use_safetensors": True}

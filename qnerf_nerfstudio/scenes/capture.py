@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from qnerf_nerfstudio.scenes.figure import Body, Pose, joints, sample_body, sample_pose
+from qnerf_nerfstudio.scenes.proxy import Box, capsule_mesh, limb_boxes
 from qnerf_nerfstudio.scenes.render import Frame, render
 
 SOURCE_RANGES = {
@@ -101,6 +102,9 @@ def sample_edit(seed: int) -> tuple[Body, Pose, Pose]:
 def write_capture(out: Path, config: CaptureConfig) -> None:
     """Write the dataset to `out`: images/, transforms.json and edit.json in the source pose, and truth/.
 
+    The edit is stated three times: by skeletons (edit.json), by proxy meshes (edit-mesh.json) and by a box around every
+    part of the figure (edit-boxes.json).
+
     truth/transforms.json lists all cameras with the image, float32 depth (metres along the optical axis, infinite on
     the background) and silhouette of the *target* pose, the silhouette of the source pose, and the split ("train" for
     the cameras of the capture, "novel" for the others).
@@ -161,10 +165,29 @@ def write_capture(out: Path, config: CaptureConfig) -> None:
         key: {name: [round(v, 5) for v in at.tolist()] for name, at in joints(body, pose).items()}
         for key, pose in (("source", source), ("target", target))
     }
-    _save_json(
-        out / "edit.json",
-        {"prompt": caption, "source_prompt": caption, "control": {"type": "skeleton", **skeletons}},
-    )
+    (out / "proxies").mkdir()
+    meshes: dict[str, dict] = {}
+    for key, pose in (("source", source), ("target", target)):
+        capsule_mesh(body, pose).export(out / f"proxies/{key}.ply")
+        meshes[key] = {"mesh": f"proxies/{key}.ply"}
+    boxes = [
+        {"type": "box", "source": _box(before), "target": _box(after)}
+        for before, after in zip(limb_boxes(body, source), limb_boxes(body, target), strict=True)
+    ]
+    controls = {
+        "edit.json": {"type": "skeleton", **skeletons},
+        "edit-mesh.json": {"type": "mesh", **meshes},
+        "edit-boxes.json": {"type": "parts", "parts": boxes},
+    }
+    for name, control in controls.items():
+        _save_json(out / name, {"prompt": caption, "source_prompt": caption, "control": control})
+
+
+def _box(box: Box) -> dict[str, list[float]]:
+    return {
+        key: [round(value, 5) for value in values]
+        for key, values in zip(("position", "rotation", "size"), box, strict=True)
+    }
 
 
 def _save_image(path: Path, frame: Frame) -> None:

@@ -18,6 +18,8 @@ class TrainEditorConfig:
     """Only print the quality figures of the model set in --out."""
     evaluate_pairs: int = 64
     """Number of held-out pairs that the figures are measured on."""
+    control_only: bool = False
+    """Train the ControlNet alone; VAE, UNet and text encoder stay those of --initial."""
     codec_steps: int = 1200
     """Training steps of the VAE."""
     codec_batch: int = 8

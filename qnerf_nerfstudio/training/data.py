@@ -7,10 +7,12 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from qnerf_nerfstudio.controls import OPENPOSE_BONES, Views, draw_skeleton
+from qnerf_nerfstudio.controls import OPENPOSE_BONES, Kind, Views, draw_skeleton
+from qnerf_nerfstudio.controls.solids import box_mesh, cast, depth_images, placement_matrix, transform_mesh
 from qnerf_nerfstudio.errors import UserError
 from qnerf_nerfstudio.scenes.capture import SOURCE_RANGES, TARGET_RANGES, focal_length, orbit_camera
-from qnerf_nerfstudio.scenes.figure import POSE_RANGES, joints, sample_body, sample_pose
+from qnerf_nerfstudio.scenes.figure import POSE_RANGES, Body, Pose, joints, sample_body, sample_pose
+from qnerf_nerfstudio.scenes.proxy import capsule_mesh, limb_boxes
 from qnerf_nerfstudio.scenes.render import Frame, render
 from qnerf_nerfstudio.training.config import TrainEditorConfig
 from qnerf_nerfstudio.training.models import IMAGE_SIZE
@@ -23,6 +25,12 @@ LOOSE_CONTROLS = 0.5
 """Share of the training images whose control is a loose one."""
 DROPPED_BONES = 0.4
 """Share of the limb bones that a loose control leaves out."""
+DEPTH_CONTROLS = 0.5
+"""Share of the training pairs whose controls are depths of a proxy, in the place of skeletons."""
+BOXES = 0.3
+"""Share of these proxies that are made of boxes; the others are made of capsules, as the figure is."""
+THICKNESS = (0.8, 1.25)
+"""Range of a proxy's thickness, relative to the figure's."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,7 @@ class Pair:
     images: UInt8[Tensor, "2 H W 3"]
     """The photos."""
     controls: UInt8[Tensor, "2 H W 3"]
-    """Their skeleton drawings."""
+    """Their control images."""
     masks: Bool[Tensor, "2 H W"]
     """Their silhouettes."""
     room: UInt8[Tensor, "H W 3"] | None
@@ -61,7 +69,24 @@ def draw_loosely(
     return torch.cat(images)
 
 
-def render_pair(index: int, size: int, with_room: bool = False, dropped: float | None = None) -> Pair:
+def draw_depth(views: Views, body: Body, poses: list[Pose], generator: torch.Generator) -> UInt8[Tensor, "P H W 3"]:
+    """Draw proxies of the figure in several poses as depth: capsules or boxes, thicker or thinner than it."""
+    thickness = THICKNESS[0] + (THICKNESS[1] - THICKNESS[0]) * float(torch.rand((), generator=generator))
+    boxes = bool(torch.rand((), generator=generator) < BOXES)
+    surfaces = []
+    for pose in poses:
+        if boxes:
+            placed = [placement_matrix(*box) for box in limb_boxes(body, pose, thickness)]
+            meshes = [transform_mesh(box_mesh(), matrix) for matrix in placed]
+        else:
+            meshes = [capsule_mesh(body, pose, thickness)]
+        surfaces.append(cast(views, meshes))
+    return (torch.cat(depth_images(surfaces)) * 255).round().byte().movedim(1, -1)
+
+
+def render_pair(
+    index: int, size: int, with_room: bool = False, dropped: float | None = None, kind: Kind | None = None
+) -> Pair:
     """The training pair with this index, always the same: body, camera and two poses are drawn with it as the seed.
 
     Half of the poses are those of captures (at rest, arms raised), half come from the whole range of poses.
@@ -72,6 +97,8 @@ def render_pair(index: int, size: int, with_room: bool = False, dropped: float |
         with_room: Render the empty room too.
         dropped: Share of the limb bones that both controls leave out; by default that of training for training pairs,
             none for held-out ones.
+        kind: What the controls show, "openpose" or "depth"; by default either for training pairs, skeletons for
+            held-out ones.
     """
     generator = torch.Generator().manual_seed(index)
     body = sample_body(generator)
@@ -88,11 +115,17 @@ def render_pair(index: int, size: int, with_room: bool = False, dropped: float |
     if dropped is None and index < HELD_OUT:
         shares = [DROPPED_BONES if value < LOOSE_CONTROLS else 0.0 for value in torch.rand(2, generator=generator)]
     room = render(body, None, c2w, focal, (size, size)) if with_room else None
+    if kind is None:
+        solid = index < HELD_OUT and float(torch.rand((), generator=generator)) < DEPTH_CONTROLS
+        kind = "depth" if solid else "openpose"
+    if kind == "depth":
+        controls = draw_depth(views, body, poses, generator)
+    else:
+        drawn = [draw_loosely(views, each, share, generator) for each, share in zip(skeletons, shares, strict=True)]
+        controls = torch.cat(drawn)
     return Pair(
         images=torch.stack([_bytes(frame) for frame in frames]),
-        controls=torch.cat(
-            [draw_loosely(views, each, share, generator) for each, share in zip(skeletons, shares, strict=True)]
-        ),
+        controls=controls,
         masks=torch.stack([frame.mask for frame in frames]),
         room=None if room is None else _bytes(room),
         caption=body.caption(),

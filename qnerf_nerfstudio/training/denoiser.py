@@ -154,7 +154,11 @@ def train_denoiser(config: TrainEditorConfig, codec: AutoencoderKL, console: Con
     state = AttentionState()
     install(_unet(parts), state)
     scheduler = build_scheduler()
-    optimizer = torch.optim.AdamW(parts.parameters(), lr=config.denoiser_lr, weight_decay=1e-3)
+    if config.control_only:
+        parts.requires_grad_(False)
+        parts["controlnet"].requires_grad_(True)
+    trained = [parameter for parameter in parts.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=config.denoiser_lr, weight_decay=1e-3)
     path, curve_path = config.work / "denoiser.safetensors", config.work / "denoiser-curve.json"
     done = load_state(path, parts, average, optimizer)
     curve: list[tuple[int, float]] = json.loads(curve_path.read_text()) if done else []
@@ -173,7 +177,7 @@ def train_denoiser(config: TrainEditorConfig, codec: AutoencoderKL, console: Con
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.bf16):
             loss = training_loss(parts, state, scheduler, tokenizer, pairs, batch, config, generator)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parts.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()
         update_average(average, parts, step, decay=0.995)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from qnerf_nerfstudio.config import qnerf_edit_tiny
+from qnerf_nerfstudio.controls import Kind
 from qnerf_nerfstudio.editor.editor import ControlNetEditor, Prompts, SourceBranch
 from qnerf_nerfstudio.editor.loading import load_editor
 from qnerf_nerfstudio.pipeline import QNerfPipelineConfig
@@ -43,13 +44,15 @@ def _columns(pairs: list[Pair]) -> tuple[list[torch.Tensor], list[torch.Tensor]]
     return [pair.images for pair in pairs], [pair.controls for pair in pairs]
 
 
-def evaluate(editor: ControlNetEditor, console: Console, count: int, sheet: Path | None) -> dict[str, float]:
-    """Print and return the figures over `count` held-out pairs; write a sheet of the first ones.
+def evaluate(
+    editor: ControlNetEditor, console: Console, count: int, sheet: Path | None, kind: Kind = "openpose"
+) -> dict[str, float]:
+    """Print and return the figures over `count` held-out pairs with such controls; write a sheet of the first ones.
 
     Figures: silhouette IoU with the truth, PSNR inside the union of both silhouettes and over the whole image, PSNR of
     copying the source (what doing nothing scores), and PSNR of the VAE's round trip.
     """
-    pairs = [render_pair(HELD_OUT + i, IMAGE_SIZE, with_room=True) for i in range(count)]
+    pairs = [render_pair(HELD_OUT + i, IMAGE_SIZE, with_room=True, kind=kind) for i in range(count)]
     edited = torch.cat([edit_pair(editor, pairs[start : start + 8]) for start in range(0, count, 8)])
     sources, truths = (to_unit(torch.stack([pair.images[i] for pair in pairs])) for i in (0, 1))
     rooms = to_unit(torch.stack([pair.room for pair in pairs if pair.room is not None]))
@@ -63,7 +66,7 @@ def evaluate(editor: ControlNetEditor, console: Console, count: int, sheet: Path
         "PSNR whole image, dB": psnr(edited, truths, None).mean(),
         "VAE round trip, dB": psnr(round_trip, truths, None).mean(),
     }
-    table = Table("figure", "value", title=f"{count} held-out pairs")
+    table = Table("figure", "value", title=f"{count} held-out pairs, {kind} controls")
     for name, value in figures.items():
         table.add_row(name, f"{value:.3f}")
     console.print(table)

@@ -10,6 +10,7 @@ import matplotlib
 import torch
 from rich.console import Console
 
+from qnerf_nerfstudio.editor.controlnets import BUNDLED_KINDS
 from qnerf_nerfstudio.errors import UserError
 from qnerf_nerfstudio.training.codec import train_codec
 from qnerf_nerfstudio.training.config import TrainEditorConfig
@@ -42,8 +43,13 @@ def train_editor(config: TrainEditorConfig, console: Console) -> None:
 def evaluate_editor(config: TrainEditorConfig, console: Console) -> None:
     """Print the figures of the model set in `config.out` and write its model card."""
     editor = load_trained(config.out, config.device)
-    figures = evaluate(editor, console, config.evaluate_pairs, config.work / "held-out.png")
-    rows = "\n".join(f"| {name} | {value:.3f} |" for name, value in figures.items())
+    figures = {
+        kind: evaluate(editor, console, config.evaluate_pairs, config.work / f"held-out-{kind}.png", kind)
+        for kind in BUNDLED_KINDS
+    }
+    rows = "\n".join(
+        f"| {name} | {' | '.join(f'{each[name]:.3f}' for each in figures.values())} |" for name in figures["openpose"]
+    )
     device = torch.cuda.get_device_name() if config.device.startswith("cuda") else f"{os.cpu_count()} CPU cores"
     size = sum(path.stat().st_size for path in config.out.rglob("*.safetensors")) / 2**20
     (config.out / "README.md").write_text(
@@ -57,6 +63,8 @@ def evaluate_editor(config: TrainEditorConfig, console: Console) -> None:
             pool=config.pool,
             machine=f"{device} ({platform.machine()}), torch {torch.__version__}",
             pairs=config.evaluate_pairs,
+            kinds=" | ".join(figures),
+            rule="---|" * len(figures),
             rows=rows,
         )
     )
@@ -83,9 +91,9 @@ pipeline_tag: image-to-image
 # The bundled editor of qnerf-nerfstudio
 
 A small Stable-Diffusion-shaped model set (AutoencoderKL, CLIP text model, UNet with three decoder levels of
-self-attention, ControlNet on OpenPose skeletons) for 128-pixel images of the procedural articulated figure. It exists
-so that qnerf-edit runs end to end on a CPU without downloads: for the demo, the tests and the benchmarks. It knows
-nothing of real photos.
+self-attention, one ControlNet that reads OpenPose skeletons and depths of proxies) for 128-pixel images of the
+procedural articulated figure. It exists so that qnerf-edit runs end to end on a CPU without downloads: for the demo,
+the tests and the benchmarks. It knows nothing of real photos.
 
 - **Data**: rendered pairs (one body, one camera, two poses) of `qnerf_nerfstudio.scenes`, up to {pool} pairs; captions
   name the colours of the figure and its room.
@@ -97,9 +105,9 @@ nothing of real photos.
 - **Size**: {size:.1f} MiB of half-precision safetensors.
 
 Figures over {pairs} pairs with bodies, poses and cameras that training never saw (20 DDIM timesteps, one view at a
-time, source inverted and its appearance injected, target skeleton):
+time, source inverted and its appearance injected, control in the target pose):
 
-| figure | value |
-|---|---|
+| figure | {kinds} |
+|---|{rule}
 {rows}
 """

@@ -1,0 +1,85 @@
+"""A capture in its own coordinates, those of transforms.json: cameras, photos and points."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import trimesh
+from jaxtyping import Float
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from nerfstudio.utils.io import load_from_json
+from numpy.typing import NDArray
+from torch import Tensor
+
+from qnerf_nerfstudio.controls import Views
+from qnerf_nerfstudio.datamanager import QNerfDataManager, QNerfDataManagerConfig
+from qnerf_nerfstudio.errors import UserError
+
+MAX_POINTS = 60_000
+"""Of more sparse points, a random choice is shown."""
+
+
+def read_capture(data: Path) -> QNerfDataManager:
+    """The capture with all of its photos.
+
+    Raises:
+        UserError: There is no transforms.json.
+    """
+    transforms = data if data.suffix == ".json" else data / "transforms.json"
+    if not transforms.exists():
+        raise UserError(f"{transforms} does not exist; --data is a nerfstudio dataset, as ns-process-data makes them")
+    manager = QNerfDataManagerConfig(data=data, dataparser=NerfstudioDataParserConfig(data=data)).setup(
+        device="cpu", test_mode="val"
+    )
+    assert isinstance(manager, QNerfDataManager)
+    return manager
+
+
+def in_dataset_coordinates(views: Views, to_scene: Tensor) -> Views:
+    """Cameras in the coordinates of transforms.json."""
+    scale = to_scene[:, :3].det() ** (1 / 3)
+    inverse = torch.linalg.inv(to_scene[:, :3])
+    rotations = (inverse * scale) @ views.c2w[:, :, :3]
+    centres = (views.c2w[:, :, 3] - to_scene[:, 3]) @ inverse.T
+    return Views(torch.cat([rotations, centres[..., None]], dim=-1), views.intrinsics, views.distortion, views.size)
+
+
+def focus_of(views: Views) -> tuple[Tensor, float]:
+    """The point closest to all optical axes, and the median distance of the cameras from it."""
+    axes, eyes = -views.c2w[:, :, 2].double(), views.c2w[:, :, 3].double()
+    across = torch.eye(3).double() - axes[:, :, None] * axes[:, None]
+    focus = torch.linalg.lstsq(across.sum(0), (across @ eyes[..., None]).sum(0)).solution[:, 0]
+    return focus.float(), float((eyes - focus).norm(dim=-1).median().clamp_min(1e-6))
+
+
+def pixel_under(views: Views, index: int, direction: Tensor) -> Tensor:
+    """The pixel (x, y) of a photo that a ray from its camera hits, where the photo is shown flat and undistorted.
+
+    Raises:
+        UserError: The ray misses the photo.
+    """
+    local = direction.to(views.c2w) @ views.c2w[index, :, :3]
+    if float(local[2]) >= 0:
+        raise UserError("the click does not hit the photo; look through it first")
+    height, width = views.size
+    focal = views.intrinsics[index, 1]
+    x, y = -local[0] / local[2] * focal + width / 2, local[1] / local[2] * focal + height / 2
+    if not (0 <= float(x) < width and 0 <= float(y) < height):
+        raise UserError("the click does not hit the photo; look through it first")
+    return torch.stack([x, y])
+
+
+def sparse_points(data: Path) -> tuple[Float[NDArray, "P 3"], NDArray[np.uint8]] | None:
+    """Sparse points and their colours (bytes, [P, 3]), where transforms.json names some."""
+    transforms = data if data.suffix == ".json" else data / "transforms.json"
+    name = load_from_json(transforms).get("ply_file_path")
+    if name is None or not (transforms.parent / name).exists():
+        return None
+    points = trimesh.load(transforms.parent / name, process=False)
+    if not isinstance(points, trimesh.PointCloud) or len(points.vertices) == 0:
+        return None
+    chosen = np.random.default_rng(0).permutation(len(points.vertices))[:MAX_POINTS]
+    colours = np.full((len(points.vertices), 3), 160, dtype=np.uint8)
+    if len(points.colors) == len(colours):
+        colours = np.asarray(points.colors)[:, :3].astype(np.uint8)
+    return np.asarray(points.vertices)[chosen], colours[chosen]

@@ -1,0 +1,126 @@
+"""From an edit to the source and target control image of every view."""
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from qnerf_nerfstudio.controls.cameras import Views
+from qnerf_nerfstudio.controls.edit import (
+    BoxControl,
+    BoxPlacement,
+    Edit,
+    ImagesControl,
+    MeshControl,
+    MeshPlacement,
+    SkeletonControl,
+    control_kind,
+)
+from qnerf_nerfstudio.controls.images import load_control_images
+from qnerf_nerfstudio.controls.skeleton import draw_skeleton
+from qnerf_nerfstudio.controls.solids import (
+    box_mesh,
+    cast,
+    depth_images,
+    load_mesh,
+    normal_images,
+    placement_matrix,
+    transform_mesh,
+)
+from qnerf_nerfstudio.errors import UserError
+
+Images = Float[Tensor, "V 3 H W"]
+
+
+def control_images(
+    edit: Edit,
+    folder: Path,
+    views: Views,
+    names: list[str],
+    to_scene: Float[Tensor, "3 4"],
+    size: tuple[int, int],
+) -> tuple[Images, Images]:
+    """The source and target control images of every view.
+
+    Args:
+        edit: The edit.
+        folder: Folder of edit.json, that relative paths start from.
+        views: Cameras in scene coordinates.
+        names: File name of every view's photo.
+        to_scene: Takes points of the dataset's coordinates to scene coordinates.
+        size: Height and width of the control images.
+
+    Returns:
+        Source and target control images in [0, 1].
+
+    Raises:
+        UserError: Control images or meshes are missing or unreadable, or the control is outside every view.
+    """
+    control = edit.control
+    if isinstance(control, ImagesControl):
+        source, target = (load_control_images(folder / each, names, size) for each in (control.source, control.target))
+        return _unit(source), _unit(target)
+    views = views.resized(size)
+    parts = control.parts if control.type == "parts" else (control,)
+    skeletons = [part for part in parts if isinstance(part, SkeletonControl)]
+    if skeletons:
+        drawn = _skeletons(skeletons, views, to_scene)
+    else:
+        drawn = _solids([part for part in parts if not isinstance(part, SkeletonControl)], folder, views, to_scene)
+    for key, images in zip(("source", "target"), drawn, strict=True):
+        if not images.any():
+            raise UserError(
+                f"{folder / 'edit.json'}: control.{key}: the {control.type} is outside every view; positions are in "
+                f"the coordinates of transforms.json"
+            )
+    return drawn
+
+
+def _unit(images: Tensor) -> Images:
+    return images.movedim(-1, 1).float() / 255
+
+
+def _skeletons(parts: list[SkeletonControl], views: Views, to_scene: Tensor) -> tuple[Images, Images]:
+    """Draw skeletons, later ones over earlier ones."""
+    drawn = []
+    for key in ("source", "target"):
+        canvas = torch.zeros(len(views), *views.size, 3, dtype=torch.uint8)
+        for part in parts:
+            stated: dict = getattr(part, key)
+            joints = {name: to_scene[:, :3] @ to_scene.new_tensor(at) + to_scene[:, 3] for name, at in stated.items()}
+            images = draw_skeleton(views, joints, part.all_bones)
+            canvas = torch.where(images.any(-1, keepdim=True), images, canvas)
+        drawn.append(_unit(canvas))
+    return drawn[0], drawn[1]
+
+
+def _solids(
+    parts: list[MeshControl | BoxControl], folder: Path, views: Views, to_scene: Tensor
+) -> tuple[Images, Images]:
+    """Draw meshes and boxes as depth or as normals."""
+    surfaces = []
+    for key in ("source", "target"):
+        meshes = []
+        for part in parts:
+            placed: MeshPlacement | BoxPlacement = getattr(part, key)
+            if isinstance(placed, MeshPlacement):
+                mesh, factors = load_mesh(folder / placed.mesh), placed.factors
+            else:
+                mesh, factors = box_mesh(), placed.size
+            matrix = placement_matrix(placed.position, placed.rotation, factors)
+            meshes.append(transform_mesh(mesh, to_scene @ matrix))
+        surfaces.append(cast(views, meshes))
+    if control_kind(parts[0]) == "normal":
+        source, target = normal_images(views, surfaces)
+    else:
+        source, target = depth_images(surfaces)
+    return source, target
+
+
+def changed(source: Images, target: Images) -> Bool[Tensor, "V H W"]:
+    """Where control images of source and target differ, grown by a tenth of the image: limbs are wider than bones."""
+    different = ((source - target).abs().amax(1, keepdim=True) > 0.02).float()
+    reach = max(1, min(source.shape[-2:]) // 10)
+    return F.max_pool2d(different, 2 * reach + 1, stride=1, padding=reach).squeeze(1) > 0

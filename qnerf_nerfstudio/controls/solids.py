@@ -1,0 +1,143 @@
+"""Solid controls: meshes and boxes, ray cast through every view and drawn as depth or as normals."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import trimesh
+from jaxtyping import Float
+from torch import Tensor
+
+from qnerf_nerfstudio.controls.cameras import Views
+from qnerf_nerfstudio.errors import UserError
+
+FARTHEST = 0.2
+"""Shade of the farthest point of a solid in a depth image; the nearest is 1, the background 0."""
+MAX_FACES = 2_000_000
+"""Meshes with more triangles than this are refused: a control is a proxy."""
+
+
+@dataclass(frozen=True)
+class Surface:
+    """What every pixel sees of a solid."""
+
+    depth: Float[Tensor, "V H W"]
+    """Distance along the optical axis to the nearest surface at the pixel's centre, infinite where there is none."""
+    normals: Float[Tensor, "V H W 3"]
+    """Unit normal of that surface in world coordinates, towards the camera; 0 where there is none."""
+
+
+def load_mesh(path: Path) -> trimesh.Trimesh:
+    """Read a mesh file; all parts of a scene are joined.
+
+    Raises:
+        UserError: The file is missing, is not a mesh, has no triangles or too many, or a coordinate is not finite.
+    """
+    if not path.is_file():
+        raise UserError(f"mesh {path} does not exist; edit.json's control names it, relative to edit.json")
+    try:
+        mesh = trimesh.load(path, force="mesh", process=False)
+    except Exception as error:  # trimesh's readers raise whatever their parsers do
+        raise UserError(
+            f"mesh {path} cannot be read ({error}); give a format that trimesh reads (PLY, OBJ, GLB)"
+        ) from error
+    if not isinstance(mesh, trimesh.Trimesh) or len(mesh.faces) == 0:
+        raise UserError(f"mesh {path} has no triangles; export a surface, not points or lines")
+    if len(mesh.faces) > MAX_FACES:
+        raise UserError(
+            f"mesh {path} has {len(mesh.faces)} triangles, at most {MAX_FACES} are read; simplify the proxy"
+        )
+    if not np.isfinite(mesh.vertices).all():
+        raise UserError(f"mesh {path} has vertices that are not finite; export it again")
+    return mesh
+
+
+def placement_matrix(
+    position: Sequence[float], rotation: Sequence[float], scale: Sequence[float]
+) -> Float[Tensor, "4 4"]:
+    """The affine map of a placement: scale, then rotate, then move.
+
+    Args:
+        position: Where the origin goes.
+        rotation: Degrees about the fixed x, y and z axes, in this order.
+        scale: Factors along x, y and z.
+    """
+    matrix = trimesh.transformations.euler_matrix(*map(math.radians, rotation), axes="sxyz")
+    matrix = matrix @ np.diag([*scale, 1.0])
+    matrix[:3, 3] = position
+    return torch.from_numpy(matrix).float()
+
+
+def transform_mesh(mesh: trimesh.Trimesh, matrix: Float[Tensor, "r 4"]) -> trimesh.Trimesh:
+    """A copy of a mesh moved by an affine map [3 or 4, 4]."""
+    square = np.eye(4)
+    square[: len(matrix)] = matrix.double().numpy()
+    moved = mesh.copy()
+    moved.apply_transform(square)
+    return moved
+
+
+def box_mesh() -> trimesh.Trimesh:
+    """The cube with sides of length 1 around the origin."""
+    return trimesh.creation.box()
+
+
+def cast(views: Views, meshes: Sequence[trimesh.Trimesh]) -> Surface:
+    """See meshes (in world coordinates) through every pixel of every view, lens distortion included."""
+    height, width = views.size
+    depth = torch.full((len(views), height * width), math.inf)
+    normals = torch.zeros(len(views), height * width, 3)
+    scene = trimesh.util.concatenate(list(meshes))
+    assert isinstance(scene, trimesh.Trimesh)
+    if len(views) == 0 or len(scene.faces) == 0:
+        return Surface(depth.unflatten(1, views.size), normals.unflatten(1, views.size))
+    # Embree is single precision: around the origin it is most exact.
+    shift = scene.bounds.mean(0)
+    scene.apply_translation(-shift)
+    for index in range(len(views)):
+        origins, directions = (each[0].double() for each in views[index : index + 1].rays())
+        seen = directions.isfinite().all(-1).nonzero().squeeze(-1)
+        faces = torch.from_numpy(
+            scene.ray.intersects_first(
+                (origins[seen].numpy() - shift), torch.nn.functional.normalize(directions[seen], dim=-1).numpy()
+            )
+        )
+        hit = faces >= 0
+        pixels, faces = seen[hit], faces[hit]
+        corners = torch.from_numpy(np.asarray(scene.triangles)).double()[faces]
+        normal = torch.from_numpy(np.array(scene.face_normals)).double()[faces]
+        # The distance to the triangle's plane in double precision; the ray tracer says which triangle it is.
+        start = corners[:, 0] - (origins[pixels] - torch.from_numpy(shift))
+        along = (directions[pixels] * normal).sum(-1)
+        distance = (start * normal).sum(-1) / torch.where(along.abs() < 1e-12, torch.full_like(along, 1e-12), along)
+        depth[index, pixels] = distance.float()
+        normals[index, pixels] = (-along.sign()[:, None] * normal).float()
+    return Surface(depth.unflatten(1, views.size), normals.unflatten(1, views.size))
+
+
+def depth_images(surfaces: Sequence[Surface]) -> list[Float[Tensor, "V 3 H W"]]:
+    """Depth as ControlNet's depth models read it: bright is near, linear in inverse depth, black is nothing.
+
+    All surfaces of a view share one range, so that a part which does not move keeps its shade.
+    """
+    nearness = torch.stack([torch.where(each.depth > 0, 1 / each.depth, 0) for each in surfaces])
+    present = nearness > 0
+    nearest = nearness.amax(dim=(0, 2, 3), keepdim=True)
+    farthest = torch.where(present, nearness, torch.inf).amin(dim=(0, 2, 3), keepdim=True)
+    share = (nearness - farthest) / (nearest - farthest).clamp_min(1e-9)
+    shades = torch.where(present, FARTHEST + (1 - FARTHEST) * share.nan_to_num(1.0), 0.0)
+    return [shade[:, None].expand(-1, 3, -1, -1).contiguous() for shade in shades]
+
+
+def normal_images(views: Views, surfaces: Sequence[Surface]) -> list[Float[Tensor, "V 3 H W"]]:
+    """Normals as ControlNet 1.1's normalbae reads them: red faces left, green up, blue the camera; black is nothing."""
+    images = []
+    for each in surfaces:
+        local = torch.einsum("vhwi,vij->vhwj", each.normals, views.c2w[:, :, :3].cpu())
+        local = local * local.new_tensor([-1.0, 1.0, 1.0])
+        present = each.depth.isfinite()[..., None]
+        images.append(torch.where(present, (local + 1) / 2, 0.0).movedim(-1, 1))
+    return images

@@ -1,0 +1,302 @@
+"""One run of an edit: its plan, its files, and each training step's slice. Joins field and diffusion models."""
+
+import gc
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from qnerf_nerfstudio.controls import Edit, control_kind
+from qnerf_nerfstudio.datamanager import QNerfDataManager
+from qnerf_nerfstudio.dataset import write_dataset
+from qnerf_nerfstudio.errors import UserError
+from qnerf_nerfstudio.grids import relative_errors, render_codes, render_grid
+from qnerf_nerfstudio.influence import composite
+from qnerf_nerfstudio.model import QNerfModel
+from qnerf_nerfstudio.plan import Plan, PlanConfig, Revision, Slice, Task
+from qnerf_nerfstudio.projection import project_edit, restrict_field
+from qnerf_nerfstudio.store import EditStore, write_json, write_png
+
+if TYPE_CHECKING:
+    from qnerf_nerfstudio.editor.editor import QueryTargets
+    from qnerf_nerfstudio.pipeline import QNerfPipelineConfig
+    from qnerf_nerfstudio.slices import SliceRunner
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What one attempt at the edit is sampled with; a revision at the viewer may begin another one."""
+
+    prompt: str
+    """Target prompt."""
+    guidance_scale: float
+    """Classifier-free guidance scale."""
+
+
+class EditRun:
+    """Walks a plan slice by slice, from files to files.
+
+    Args:
+        config: Settings of the pipeline.
+        edit: The edit.
+        folder: Folder of edit.json.
+        data: The capture.
+        model: The field.
+        store: The run's edit/ folder.
+        resume: Whether the run goes on with what lies in the folder.
+
+    Raises:
+        UserError: Settings are out of range, the edit does not fit the capture or the editor, or the folder holds
+            another edit.
+    """
+
+    def __init__(
+        self,
+        config: "QNerfPipelineConfig",
+        edit: Edit,
+        folder: Path,
+        data: QNerfDataManager,
+        model: QNerfModel,
+        store: EditStore,
+        resume: bool,
+    ) -> None:
+        self.config, self.edit, self.data, self.model, self.store = config, edit, data, model, store
+        views = data.views()
+        try:
+            config.editor.validate()
+            self.plan = Plan(
+                PlanConfig(
+                    views=len(views),
+                    num_steps=config.editor.num_steps,
+                    tau=config.tau,
+                    chunk=config.chunk,
+                    source_iterations=config.source_iterations,
+                    fit_iterations=config.fit_iterations,
+                    final_iterations=config.final_iterations,
+                    consolidation=config.consolidation,
+                    stop=config.stop,
+                )
+            )
+        except ValueError as error:
+            raise UserError(f"--pipeline.{error}") from error
+        self.attempts = [Attempt(edit.prompt, config.editor.guidance_scale)]
+        self._manifest = store.root / "manifest.json"
+        self._read_manifest(resume)
+        self._runner: SliceRunner | None = None
+        self._attempt: int | None = None
+        editor = self._load_editor()
+        layers = len(editor.layer_names)
+        if config.model.query_width < layers:
+            raise UserError(
+                f"--pipeline.model.query-width is {config.model.query_width}; the editor has {layers} query layers, "
+                f"expected at least one code channel for each"
+            )
+        self.projected = project_edit(
+            edit,
+            folder,
+            data,
+            editor.image_size(*views.size),
+            model.scene_box.aabb,
+            restrict=config.region,
+        )
+        self.views = self.projected.views
+        # Where the control changes nothing, renders of a field could only blur what the views show already.
+        self._draws = config.editor.render_weight > 0 and self.projected.changes
+        influence = self.projected.influence
+        restrict_field(influence, data, model)
+        self._seams = influence.seams(views.size, config.feather) if config.composite else None
+        self._make_runner(editor)
+        for index, path in enumerate(data.filenames):
+            write_png(store.root / "controls/source" / f"{path.stem}.png", self.projected.source[index])
+            write_png(store.root / "controls/target" / f"{path.stem}.png", self.projected.target[index])
+        self._write_manifest()
+
+    @property
+    def edit_size(self) -> tuple[int, int]:
+        """Height and width of the images that are edited."""
+        return self.projected.source.shape[-2], self.projected.source.shape[-1]
+
+    def __str__(self) -> str:
+        """The run in words."""
+        return (
+            f"Edit of {len(self.views)} views ({self.data.num_train} for training) at {self.edit_size[1]}x"
+            f'{self.edit_size[0]} pixels: "{self.edit.source_prompt}" becomes "{self.edit.prompt}" by '
+            f"{self.edit.control.type}; {self.config.consolidation} consolidation, {self.plan.total} training steps."
+        )
+
+    def revise(self, revision: Revision, attempt: Attempt | None = None) -> None:
+        """Change what is still to be done.
+
+        Args:
+            revision: What, and from which step on.
+            attempt: What another attempt is sampled with.
+
+        Raises:
+            ValueError: It cannot be done at this step.
+        """
+        self.plan = self.plan.revised(revision)
+        if attempt is not None:
+            self.attempts.append(attempt)
+            finished = self.store.root / "images"
+            if finished.exists():
+                # Nothing is lost: the views of the attempt before stay beside the run.
+                finished.rename(self.store.root / f"images-{len(self.attempts) - 2}")
+        self._write_manifest()
+
+    def do(self, item: Slice) -> str | None:
+        """Do the slice of a training step.
+
+        Returns:
+            The folder in edit/ that got new images of the slice's views, None where none did.
+        """
+        if item.task in (Task.SOURCE, Task.FIT, Task.FINAL):
+            return None
+        runner = self._runner_of(item.attempt)
+        if item.task == Task.INVERT:
+            if item.index == self.plan.config.num_steps - 1:
+                runner.begin_inversion(item.chunk, self.data.photos(self.plan.views_of(item.chunk), self.edit_size))
+            runner.invert(item)
+        elif item.task == Task.DENOISE:
+            runner.denoise(item, self._targets(item))
+        elif item.task == Task.LOOK_AHEAD:
+            runner.look_ahead(item)
+        elif item.task == Task.EXTRACT:
+            previews = runner.extract(item)
+            if previews is not None:
+                return self._write_views(f"previews/{item.interval}", item.chunk, previews)
+        elif item.task == Task.DECODE:
+            folder = self._write_views("images", item.chunk, runner.decode(item))
+            if item.last:
+                source = Path(self.config.datamanager.dataparser.data)
+                transforms = source if source.suffix == ".json" else source / "transforms.json"
+                write_dataset(self.store.root, transforms, self.views.size)
+            return folder
+        return None
+
+    def unload(self) -> None:
+        """Free the diffusion models; another attempt loads them again."""
+        self._runner = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _load_editor(self) -> Any:
+        from qnerf_nerfstudio.editor.loading import load_editor
+
+        return load_editor(self.config.editor, self.model.device, control_kind(self.edit.control))
+
+    def _make_runner(self, editor: Any) -> "SliceRunner":
+        from qnerf_nerfstudio.slices import Prompts, SliceRunner
+
+        edit = self.edit
+        self._runner = SliceRunner(
+            editor=editor,
+            plan=self.plan,
+            store=self.store,
+            prompts=Prompts(*map(editor.encode_prompt, (edit.source_prompt, edit.prompt, edit.negative_prompt))),
+            source_controls=self.projected.source,
+            target_controls=self.projected.target,
+            num_train=self.data.num_train,
+            code_width=self.config.model.query_width // len(editor.layer_names),
+            masks=self.projected.influence.latent_masks(editor.latent_stride),
+        )
+        self._attempt = None
+        return self._runner
+
+    def _runner_of(self, number: int) -> "SliceRunner":
+        """The runner of slices, with the prompt and guidance scale of an attempt."""
+        runner = self._runner or self._make_runner(self._load_editor())
+        if number != self._attempt:
+            attempt = self.attempts[number]
+            runner.prompts = replace(runner.prompts, target=runner.editor.encode_prompt(attempt.prompt))
+            runner.editor.config = replace(runner.editor.config, guidance_scale=attempt.guidance_scale)
+            self._attempt = number
+        return runner
+
+    def _read_manifest(self, resume: bool) -> None:
+        """Refuse to mix two edits in one folder; take up the revisions of a run that goes on."""
+        if not resume:
+            if self._manifest.exists():
+                raise UserError(
+                    f"{self.store.root} already holds an edit; go on with it by --load-dir "
+                    f"{self.store.root.parent / 'nerfstudio_models'}, or start another one under another --timestamp"
+                )
+            return
+        manifest = json.loads(self._manifest.read_text()) if self._manifest.exists() else {}
+        if manifest.get("plan") != self.plan.hash:
+            raise UserError(
+                f"--load-dir: {self.store.root} holds no edit with this plan ({self.plan.hash}); resume with the "
+                f"settings, --output-dir, --experiment-name and --timestamp of the run that was stopped"
+            )
+        revisions = tuple(Revision(**each) for each in manifest.get("revisions", []))
+        self.plan = Plan(self.plan.config, revisions)
+        self.attempts += [Attempt(**each) for each in manifest.get("attempts", [])[1:]]
+
+    def _write_manifest(self) -> None:
+        write_json(
+            self._manifest,
+            {
+                "plan": self.plan.hash,
+                "edit": self.edit.model_dump(mode="json"),
+                "views": self.projected.names,
+                "training_views": self.data.num_train,
+                "image_size": list(self.edit_size),
+                "revisions": [asdict(each) for each in self.plan.revisions],
+                "attempts": [asdict(each) for each in self.attempts],
+            },
+        )
+
+    def _targets(self, item: Slice) -> "QueryTargets | None":
+        """What the field renders for a chunk, computed once per fit; None before the first one."""
+        from qnerf_nerfstudio.editor.editor import QueryTargets
+        from qnerf_nerfstudio.slices import load_codec, load_codes
+
+        if item.fitted is None:
+            return None
+        assert self._runner is not None
+        codec = load_codec(self.store, item.fitted)
+        key = f"queries/{item.fitted}/rendered-{item.chunk:03d}"
+        if not self.store.has(key):
+            views = self.plan.views_of(item.chunk)
+            codes = render_codes(self.model, self.views, views, codec)
+            errors = relative_errors(codes, load_codes(self.store, item.fitted, item.chunk))
+            self._note_errors(item.fitted, views, errors)
+            # The share of the variance of a view's own queries that the field explains.
+            rendered = {**codes, "confidence": (1 - errors.square()).clamp_min(0)}
+            if self._draws:
+                # The render as it is: photos around the region would show its outline, which the next fit fills
+                # with fog.
+                images = render_grid(self.model, self.views, views, self.edit_size, "rgb")
+                rendered["clean"] = self._runner.editor.encode(images.movedim(-1, 1)).cpu()
+            self.store.save(key, rendered)
+        device = self._runner.editor.device
+        codes = {name: code.to(device) for name, code in self.store.load(key).items()}
+        return QueryTargets(
+            codec.to(device), confidence=codes.pop("confidence"), clean=codes.pop("clean", None), codes=codes
+        )
+
+    def _note_errors(self, fitted: int, views: range, relative: Float[Tensor, "V"]) -> None:
+        """Keep the relative errors of rendered codes in query_errors.json, by fit and view."""
+        path = self.store.root / "query_errors.json"
+        errors: dict[str, dict[str, float]] = json.loads(path.read_text()) if path.exists() else {}
+        names = [self.projected.names[view] for view in views]
+        rounded = [round(value, 4) for value in relative.tolist()]
+        errors.setdefault(str(fitted), {}).update(zip(names, rounded, strict=True))
+        write_json(path, errors)
+
+    def _write_views(self, folder: str, chunk: int, images: Float[Tensor, "V 3 h w"]) -> str:
+        """Write a chunk of edited views as PNGs at the photos' resolution, composited with the photos."""
+        views = self.plan.views_of(chunk)
+        if images.shape[-2:] != torch.Size(self.views.size):
+            images = F.interpolate(images, self.views.size, mode="bicubic", antialias=True).clamp(0, 1)
+        if self._seams is not None:
+            photos = self.data.photos(views, self.views.size)
+            images = composite(images, photos, self._seams[views.start : views.stop])
+        for view, image in zip(views, images, strict=True):
+            write_png(self.store.root / folder / f"{self.data.filenames[view].stem}.png", image)
+        return folder

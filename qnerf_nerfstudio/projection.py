@@ -1,0 +1,68 @@
+"""An edit as every view of a capture sees it: control images, and where the edit may change anything."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
+
+from qnerf_nerfstudio.controls import Edit, Views, changed, control_images
+from qnerf_nerfstudio.controls.edit import Everywhere
+from qnerf_nerfstudio.datamanager import QNerfDataManager, dataset_to_scene
+from qnerf_nerfstudio.influence import Influence, find_influence
+from qnerf_nerfstudio.model import QNerfModel
+
+
+@dataclass(frozen=True)
+class ProjectedEdit:
+    """An edit in all views, training views first."""
+
+    views: Views
+    """Their cameras, in scene coordinates."""
+    names: list[str]
+    """File names of their photos."""
+    source: Float[Tensor, "V 3 H W"]
+    """Control images of the captured scene, in [0, 1]."""
+    target: Float[Tensor, "V 3 H W"]
+    """Control images of the edited scene."""
+    changes: bool
+    """Whether the control changes anything."""
+    influence: Influence
+    """Where the edit may change the scene and its views."""
+
+
+def project_edit(
+    edit: Edit,
+    folder: Path,
+    data: QNerfDataManager,
+    size: tuple[int, int],
+    scene_box: Float[Tensor, "2 3"],
+    restrict: bool = True,
+) -> ProjectedEdit:
+    """Draw an edit's control into all views, and find where it may change them.
+
+    Args:
+        edit: The edit.
+        folder: Folder of edit.json, that relative paths start from.
+        data: The capture.
+        size: Height and width of the control images.
+        scene_box: Lower and upper corner of the scene box.
+        restrict: False lets the edit change everything, whatever it states.
+
+    Raises:
+        UserError: Control, region or masks do not fit the capture.
+    """
+    views, names = data.views(), [path.name for path in data.filenames]
+    to_scene = dataset_to_scene(data.train_dataparser_outputs, Path(data.config.dataparser.data))
+    source, target = control_images(edit, folder, views, names, to_scene, size)
+    if not restrict:
+        edit = edit.model_copy(update={"region": Everywhere(type="everywhere"), "masks": None})
+    different = changed(source, target)
+    influence = find_influence(edit, folder, views, names, different, data.num_train, to_scene, scene_box)
+    return ProjectedEdit(views, names, source, target, bool(different.any()), influence)
+
+
+def restrict_field(influence: Influence, data: QNerfDataManager, model: QNerfModel) -> None:
+    """Let edited views change the field only where the edit may; elsewhere the photos go on to teach it."""
+    model.region = None if influence.region is None else influence.region.to(model.device)
+    data.changed = None if influence.masks is None else influence.masks[: data.num_train]
