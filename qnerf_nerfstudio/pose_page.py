@@ -26,7 +26,7 @@ from qnerf_nerfstudio.posing import PoseDocument, Side, degrees, mirror, move_jo
 
 THUMBNAIL = 256
 """Longer side in pixels of the photos on the page."""
-DRAG_PAUSE = 0.7
+DRAG_PAUSE = 2.0
 """Seconds without a move after which a drag counts as ended; a drag is undone as a whole."""
 RADIUS = 3.0
 """The capture is shown at a scale at which its cameras stand about so far from what they look at."""
@@ -56,7 +56,7 @@ class PosePage:
         photos = capture.photos(range(len(self._names)), self._size)
         self._photos = [(photo.movedim(0, -1) * 255).round().byte().numpy() for photo in photos]
         focus, distance = focus_of(self._views)
-        self._scale = RADIUS / distance
+        self.scale = RADIUS / distance
         self._selected = ""
         self._clicks: list[tuple[int, Tensor, Tensor]] = []
         self._lock = threading.RLock()
@@ -70,7 +70,8 @@ class PosePage:
         self.server.scene.set_up_direction(up.numpy())
         self._add_capture(data, capture)
         self._add_controls()
-        eye = focus + distance * torch.nn.functional.normalize(self._views.c2w[0, :, 3] - focus, dim=0)
+        towards = torch.nn.functional.normalize(self._views.c2w[0, :, 3] - focus, dim=0)
+        eye = focus + distance * (1.3 * towards + 0.4 * up)
 
         @self.server.on_client_connect
         def _(client: viser.ClientHandle) -> None:
@@ -82,11 +83,11 @@ class PosePage:
 
     def _shown(self, point: Any) -> np.ndarray:
         """A point of the dataset in the page's scale."""
-        return np.asarray(point, dtype=float) * self._scale
+        return np.asarray(point, dtype=float) * self.scale
 
     def _stated(self, position: Any) -> list[float]:
         """A position on the page in the dataset's coordinates."""
-        return [round(float(value) / self._scale, 6) for value in position]
+        return [round(float(value) / self.scale, 6) for value in position]
 
     def _add_capture(self, data: Path, capture: QNerfDataManager) -> None:
         self._frustums: dict[int, viser.CameraFrustumHandle] = {}
@@ -178,6 +179,7 @@ class PosePage:
             if isinstance(event, viser.GuiEvent) and event.client_id is None:
                 return
             with self._lock:
+                self._dragged_at = -math.inf
                 try:
                     action()
                 except (UserError, OSError) as error:
@@ -256,7 +258,7 @@ class PosePage:
             mesh, factors = load_mesh(self.document.path.parent / placed.mesh), placed.factors
         self.server.scene.add_mesh_simple(
             name,
-            np.asarray(mesh.vertices) * np.asarray(factors) * self._scale,
+            np.asarray(mesh.vertices) * np.asarray(factors) * self.scale,
             np.asarray(mesh.faces),
             color=(90, 200, 255) if active else GREY,
             opacity=0.6 if active else 0.25,
@@ -288,8 +290,9 @@ class PosePage:
             if dragged is None:
                 return
             now = time.monotonic()
-            merge, self._dragged_at = now - self._dragged_at < DRAG_PAUSE, now
+            merge = now - self._dragged_at < DRAG_PAUSE
             self._guarded(lambda: self._place(*dragged, merge=merge))(None)
+            self._dragged_at = now
 
     def _draw_overlay(self) -> None:
         """The control as it is drawn into the chosen photo."""
