@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from playwright.sync_api import Page, sync_playwright
-from test_nerfstudio import SCRIPTS
+from test_nerfstudio import SCRIPTS, SHORT, command
 
 from qnerf_nerfstudio.controls import load_edit
 from qnerf_nerfstudio.pose_page import PosePage
@@ -39,6 +39,10 @@ def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("browser") / "scene"
     write_capture(out, CaptureConfig(seed=7, views=10, novel_views=0, size=64))
     return out
+
+
+def where(out: Path) -> list[object]:
+    return ["--output-dir", out, "--experiment-name", "e", "--timestamp", "t"]
 
 
 def free_port() -> int:
@@ -131,7 +135,6 @@ def drag_joint(page: Page, served: PosePage, document: PoseDocument, joint: str)
             page.wait_for_timeout(600)
             if np.linalg.norm(np.subtract(document.joints(0, "target")[joint], before[joint])) > 1e-3:
                 return document.joints(0, "target")
-    page.screenshot(path="/tmp/pose-failed.png")
     raise AssertionError("no arrow of the gizmo could be dragged")
 
 
@@ -162,8 +165,7 @@ def test_an_edit_is_watched_steered_and_stays_responsive(
         *("--pipeline.final-iterations", "150", "--pipeline.chunk", "5"),
         *("--viewer.websocket-port", str(port), "--viewer.quit-on-train-completion", "True"),
     ]
-    where = ["--output-dir", tmp_path, "--experiment-name", "e", "--timestamp", "t"]
-    words = map(str, [SCRIPTS / "ns-train", "qnerf-edit-tiny", "--data", capture, *where, *options])
+    words = map(str, [SCRIPTS / "ns-train", "qnerf-edit-tiny", "--data", capture, *where(tmp_path), *options])
     run = tmp_path / "e/qnerf-edit-tiny/t"
     with (tmp_path / "log.txt").open("w") as log, subprocess.Popen(list(words), stdout=log, stderr=log) as process:
         try:
@@ -226,3 +228,28 @@ def test_an_edit_is_watched_steered_and_stays_responsive(
 def reachable(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_the_report_opens_without_network(browser_page: Callable[[], Page], capture: Path, tmp_path: Path) -> None:
+    command("ns-train", "qnerf-edit-tiny", "--data", capture, *where(tmp_path), *SHORT)
+    report = tmp_path / "e/qnerf-edit-tiny/t/report.html"
+    page = browser_page()
+    errors: list[str] = []
+    requests: list[str] = []
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    page.context.set_offline(True)
+    page.goto(report.as_uri())
+    assert page.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth > 0)")
+    assert page.locator(".sheet img").count() == 3 * 10
+    assert page.locator(".row img").count() >= 2
+    assert page.locator(".curves svg").count() == 1
+    before = page.locator("#after").get_attribute("src")
+    page.locator("#view").select_option(index=3)
+    assert page.locator("#after").get_attribute("src") != before
+    page.locator("#share").fill("20")
+    assert "20%" in page.locator("#after").evaluate("(image) => image.style.clipPath")
+    page.screenshot(path=tmp_path / "report.png", full_page=True)
+    assert errors == []
+    assert [url for url in requests if not url.startswith(("data:", "file:", "blob:"))] == []
