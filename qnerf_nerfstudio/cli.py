@@ -105,6 +105,21 @@ class Report:
 
 
 @dataclass
+class Doctor:
+    """Check versions, methods, device, optional packages and model folders, and say what to do."""
+
+    model: list[Path] = field(default_factory=list)
+    """Local model folders to look into, whole model sets or ControlNets."""
+
+    def run(self, console: Console) -> None:
+        """Print what was found; the exit code is 1 where an edit cannot run."""
+        from qnerf_nerfstudio.doctor import examine, show
+
+        if not show(examine(self.model), console):
+            sys.exit(1)
+
+
+@dataclass
 class Demo:
     """Edit a procedural capture from start to end: capture, edit, final NeRF, video, figures against the truth."""
 
@@ -124,6 +139,7 @@ Command = (
     Annotated[DemoScene, tyro.conf.subcommand("demo-scene")]
     | Annotated[TrainEditor, tyro.conf.subcommand("train-editor")]
     | Annotated[Demo, tyro.conf.subcommand("demo")]
+    | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     | Annotated[Pose, tyro.conf.subcommand("pose")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Score, tyro.conf.subcommand("score")]

@@ -5,6 +5,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import trimesh
+from jaxtyping import Float
+from numpy.typing import NDArray
+
 from qnerf_nerfstudio.store import write_json
 
 
@@ -21,6 +26,21 @@ def write_dataset(root: Path, transforms: Path, size: tuple[int, int]) -> None:
     points = meta.get("ply_file_path")
     if points is not None and (transforms.parent / points).exists():
         shutil.copyfile(transforms.parent / points, root / "sparse_pc.ply")
+
+
+def add_points(root: Path, points: Float[NDArray, "P 3"], colours: NDArray[np.uint8]) -> None:
+    """Give the dataset sparse points, which splatfacto starts from, where it has none.
+
+    Args:
+        root: The run's edit/ folder.
+        points: In the coordinates of transforms.json.
+        colours: Bytes, [P, 3].
+    """
+    meta = json.loads((root / "transforms.json").read_text())
+    if "ply_file_path" in meta or len(points) == 0:
+        return
+    trimesh.PointCloud(points, colors=colours).export(root / "sparse_pc.ply")
+    write_json(root / "transforms.json", {**meta, "ply_file_path": "sparse_pc.ply"})
 
 
 def edited_transforms(meta: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:

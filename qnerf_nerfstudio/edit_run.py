@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from qnerf_nerfstudio.controls import Edit, control_kind
-from qnerf_nerfstudio.datamanager import QNerfDataManager
-from qnerf_nerfstudio.dataset import write_dataset
+from qnerf_nerfstudio.datamanager import QNerfDataManager, dataset_to_scene
+from qnerf_nerfstudio.dataset import add_points, write_dataset
 from qnerf_nerfstudio.errors import UserError
-from qnerf_nerfstudio.grids import relative_errors, render_codes, render_grid
+from qnerf_nerfstudio.grids import relative_errors, render_codes, render_grid, surface_points
 from qnerf_nerfstudio.influence import composite
 from qnerf_nerfstudio.model import QNerfModel
 from qnerf_nerfstudio.plan import Plan, PlanConfig, Revision, Slice, Task
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from qnerf_nerfstudio.editor.editor import QueryTargets
     from qnerf_nerfstudio.pipeline import QNerfPipelineConfig
     from qnerf_nerfstudio.slices import SliceRunner
+
+
+POINT_ROWS = 32
+"""Rows of rays per view whose ends become the sparse points of the edited dataset."""
 
 
 @dataclass(frozen=True)
@@ -177,6 +181,16 @@ class EditRun:
                 write_dataset(self.store.root, transforms, self.views.size)
             return folder
         return None
+
+    def hand_over(self) -> None:
+        """Give the edited dataset sparse points from the final field, where the capture has none."""
+        rows = POINT_ROWS
+        columns = max(1, round(rows * self.views.size[1] / self.views.size[0]))
+        points, colours = surface_points(self.model, self.views[: self.data.num_train], (rows, columns))
+        source = Path(self.config.datamanager.dataparser.data)
+        to_scene = dataset_to_scene(self.data.train_dataparser_outputs, source)
+        stated = (points - to_scene[:, 3]) @ torch.linalg.inv(to_scene[:, :3]).T
+        add_points(self.store.root, stated.numpy(), (colours * 255).round().byte().numpy())
 
     def unload(self) -> None:
         """Free the diffusion models; another attempt loads them again."""

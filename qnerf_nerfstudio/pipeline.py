@@ -248,6 +248,7 @@ class QNerfPipeline(VanillaPipeline):
             return
         self._progress.finish()
         self._progress.save(run.store.root)
+        run.hand_over()
         write_report(trainer.base_dir)
         self.editing.say("**Finished.** The final NeRF is what you see.")
         CONSOLE.print(summary(trainer.base_dir, self._progress.seconds))

@@ -1,0 +1,142 @@
+"""`qnerf doctor`: is everything here that an edit needs, and what to do where it is not."""
+
+import importlib
+import importlib.metadata
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from packaging.requirements import Requirement
+from packaging.version import Version
+from rich.console import Console
+from rich.table import Table
+
+from qnerf_nerfstudio.editor.config import BUNDLED_FOLDER
+
+PACKAGES = ("nerfstudio", "torch", "diffusers", "transformers", "safetensors", "viser", "tyro", "gsplat", "trimesh")
+METHODS = ("qnerf-edit", "qnerf-edit-small", "qnerf-edit-tiny")
+PARTS = ("unet", "vae", "text_encoder")
+"""Parts of a diffusers model folder that hold weights."""
+SMALL_GPU, LARGE_GPU = 11 * 2**30, 22 * 2**30
+"""Bytes of GPU memory of the 12 GB and the 24 GB class."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found."""
+
+    name: str
+    state: Literal["ok", "note", "broken"]
+    """"note" limits what can be done, "broken" keeps an edit from running."""
+    detail: str
+    """What was found, and the remedy."""
+
+
+def examine(models: list[Path]) -> list[Finding]:
+    """All checks.
+
+    Args:
+        models: Local model folders, of whole model sets or ControlNets, to look into.
+    """
+    return [
+        *_packages(),
+        _methods(),
+        _device(),
+        _optional("tinycudann", "fields use torch, which is slower; see nerfstudio's installation notes"),
+        _gsplat(),
+        _ffmpeg(),
+        *(_model(folder) for folder in (BUNDLED_FOLDER, *models)),
+    ]
+
+
+def _packages() -> list[Finding]:
+    wanted = {
+        requirement.name: requirement.specifier
+        for requirement in map(Requirement, importlib.metadata.requires("qnerf-nerfstudio") or ())
+    }
+    findings = []
+    for name in PACKAGES:
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            findings.append(Finding(name, "broken", f"is not installed; pip install {name}"))
+            continue
+        specifier = wanted.get(name)
+        good = specifier is None or specifier.contains(Version(version), prereleases=True)
+        detail = version if good else f"{version}, expected {specifier}; pip install --upgrade {name}"
+        findings.append(Finding(name, "ok" if good else "broken", detail))
+    return findings
+
+
+def _methods() -> Finding:
+    points = {point.name: point for point in importlib.metadata.entry_points(group="nerfstudio.method_configs")}
+    missing = [name for name in METHODS if name not in points]
+    if missing:
+        return Finding(
+            "methods", "broken", f"nerfstudio does not know {', '.join(missing)}; install this package again"
+        )
+    for name, point in points.items():
+        try:
+            point.load()
+        except Exception as error:  # any plugin's import error keeps every ns- command from starting
+            return Finding("methods", "broken", f"the plugin of {name} fails ({error}); update or uninstall it")
+    return Finding("methods", "ok", ", ".join(METHODS))
+
+
+def _device() -> Finding:
+    if not torch.cuda.is_available():
+        return Finding("device", "note", "no CUDA GPU: qnerf-edit-tiny runs on the CPU, Stable Diffusion takes hours")
+    properties = torch.cuda.get_device_properties(0)
+    memory = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+    if properties.total_memory >= LARGE_GPU:
+        return Finding("device", "ok", memory)
+    if properties.total_memory >= SMALL_GPU:
+        return Finding("device", "ok", f"{memory}: use qnerf-edit-small")
+    return Finding("device", "note", f"{memory}: use qnerf-edit-small with --pipeline.editor.resolution 384 or less")
+
+
+def _optional(module: str, without: str) -> Finding:
+    try:
+        importlib.import_module(module)
+    except (ImportError, OSError):
+        return Finding(module, "note", f"cannot be imported: {without}")
+    return Finding(module, "ok", "can be imported")
+
+
+def _gsplat() -> Finding:
+    found = _optional("gsplat", "splatfacto cannot train on edited views; pip install gsplat")
+    if found.state == "ok" and not torch.cuda.is_available():
+        return Finding("gsplat for splatfacto", "note", "needs a CUDA GPU to train on edited views")
+    return Finding("gsplat for splatfacto", found.state, found.detail)
+
+
+def _ffmpeg() -> Finding:
+    if shutil.which("ffmpeg") is None:
+        return Finding("ffmpeg", "note", "is not on the PATH: ns-render cannot write videos; apt install ffmpeg")
+    return Finding("ffmpeg", "ok", "on the PATH")
+
+
+def _model(folder: Path) -> Finding:
+    """Whether a folder holds a diffusers model set, or a ControlNet, in safetensors."""
+    name = f"model {folder.name}"
+    if not folder.is_dir():
+        return Finding(name, "broken", f"{folder} is no folder; download it with hf download")
+    parts = [folder / part for part in PARTS] if (folder / "model_index.json").exists() else [folder]
+    for part in parts:
+        if not (part / "config.json").exists():
+            return Finding(name, "broken", f"{part} has no config.json; is it a diffusers model, and all of it?")
+        if not list(part.glob("*.safetensors")):
+            return Finding(name, "broken", f"{part} has no safetensors; download or convert the weights to them")
+    return Finding(name, "ok", str(folder))
+
+
+def show(findings: list[Finding], console: Console) -> bool:
+    """Print findings; whether an edit can run."""
+    table = Table("", "", "")
+    marks = {"ok": "[green]ok[/green]", "note": "[yellow]note[/yellow]", "broken": "[red]broken[/red]"}
+    for finding in findings:
+        table.add_row(marks[finding.state], finding.name, finding.detail)
+    console.print(table)
+    return all(finding.state != "broken" for finding in findings)
