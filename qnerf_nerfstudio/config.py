@@ -126,7 +126,7 @@ _tiny.pipeline = QNerfPipelineConfig(
     stop=0.4,
     chunk=8,
     source_iterations=500,
-    fit_iterations=300,
+    fit_iterations=800,
     final_iterations=1000,
 )
 
