@@ -394,7 +394,8 @@ class PosePage:
         self._clicks = []
         point, gap = triangulate(torch.stack(origins), torch.stack(directions))
         self._place(point.tolist(), None)
-        self.say(f"**{self._selected}** placed; the two clicks miss each other by {2 * gap:.3g}.")
+        kept = " as far as its bone reaches" if self._lengths.value else ""
+        self.say(f"**{self._selected}** placed{kept}; the two clicks miss each other by {2 * gap:.3g}.")
 
 
 def _set(element: Any, value: Any) -> None:
