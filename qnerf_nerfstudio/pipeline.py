@@ -57,8 +57,8 @@ class QNerfPipelineConfig(VanillaPipelineConfig):
     """Training steps on the source photos after the inversion, whose slices train on them too. What the edit leaves as
     it is comes from this field, and fits start from its geometry."""
     fit_iterations: int = 500
-    """Training steps of each QNeRF fit. With the bundled editor, 800 in the place of 300 gained 1.0 dB in edited and 1.4
-    dB in novel views of one capture, more than 800 nothing (benchmarks/README.md)."""
+    """Training steps of each QNeRF fit. With the bundled editor, 800 in the place of 300 gained 1.0 dB in edited and
+    1.4 dB in novel views of one capture, more than 800 nothing (benchmarks/README.md)."""
     final_iterations: int = 15000
     """Training steps of the final RGB field."""
     warm_start: bool = True
