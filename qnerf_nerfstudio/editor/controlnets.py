@@ -13,7 +13,7 @@ PUBLISHED = {
     "normal": "lllyasviel/control_v11p_sd15_normalbae",
 }
 """ControlNets for Stable Diffusion 1.5 on the hub, by what the control images show."""
-BUNDLED_KINDS: tuple[Literal["openpose", "depth"], ...] = ("openpose",)
+BUNDLED_KINDS: tuple[Literal["openpose", "depth"], ...] = ("openpose", "depth")
 """What the bundled editor's ControlNet was trained to read."""
 _NAMED = {
     "openpose": "openpose",
