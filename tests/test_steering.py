@@ -103,6 +103,18 @@ def test_nothing_leaks_out_of_the_region(capture: Path, tmp_path: Path) -> None:
     assert (edited["False"] - photos)[far].abs().mean() <= (round_trip - photos)[far].abs().mean() + 1 / 255
 
 
+@pytest.mark.parametrize("control", ["mesh", "boxes"])
+def test_solids_are_controls_as_skeletons_are(capture: Path, tmp_path: Path, control: str) -> None:
+    where = ["--output-dir", tmp_path, "--experiment-name", "e", "--timestamp", "t"]
+    edit = capture / f"edit-{control}.json"
+    command("ns-train", "qnerf-edit-tiny", "--data", capture, *where, "--pipeline.edit", edit, *SHORT)
+    run = tmp_path / "e/qnerf-edit-tiny/t/edit"
+    drawn = load_images(sorted((run / "controls/target").glob("*.png")))
+    assert len(drawn) == 8 and all(image.any() and (image[..., 0] == image[..., 2]).all() for image in drawn)
+    photos, edited = (load_images(sorted(folder.glob("*.png"))) for folder in (capture / "images", run / "images"))
+    assert all((a - b).abs().mean() > 5e-3 for a, b in zip(photos, edited, strict=True))
+
+
 def test_progress_tells_what_remains() -> None:
     plan = Plan(PlanConfig(views=2, num_steps=4, tau=2, chunk=2, source_iterations=6, final_iterations=10))
     now = [0.0]

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 
 from qnerf_nerfstudio.controls import OPENPOSE_BONES, Views, draw_skeleton
 from qnerf_nerfstudio.editor.config import BUNDLED_FOLDER
+from qnerf_nerfstudio.editor.controlnets import BUNDLED_KINDS
 from qnerf_nerfstudio.errors import UserError
 from qnerf_nerfstudio.scenes import Body, Pose
 from qnerf_nerfstudio.scenes.capture import focal_length, orbit_camera
@@ -100,9 +102,12 @@ def test_bundled_editor_fits_its_size() -> None:
         assert "_name_or_path" not in path.read_text()
 
 
-def train(folder: Path, codec_steps: int, denoiser_steps: int, initial: Path | None = None) -> None:
+def train(
+    folder: Path, codec_steps: int, denoiser_steps: int, initial: Path | None = None, control_only: bool = False
+) -> None:
     """Train a little."""
     config = TrainEditorConfig(
+        control_only=control_only,
         out=folder / "out",
         work=folder / "work",
         initial=initial,
@@ -141,9 +146,28 @@ def test_training_starts_from_a_model_set(tmp_path: Path) -> None:
         assert (tmp_path / "out" / path.relative_to(BUNDLED_FOLDER)).read_text().count("_name_or_path") == 0
 
 
-def test_bundled_editor_follows_the_skeleton_and_keeps_the_colours() -> None:
+def test_the_controlnet_can_be_trained_alone(tmp_path: Path) -> None:
+    train(tmp_path, 0, 2, initial=BUNDLED_FOLDER, control_only=True)
+    for path in BUNDLED_FOLDER.rglob("*.safetensors"):
+        ours, theirs = load_file(tmp_path / "out" / path.relative_to(BUNDLED_FOLDER)), load_file(path)
+        same = all(torch.equal(ours[name], value) for name, value in theirs.items())
+        assert same == (path.parent.name != "controlnet"), path
+
+
+def test_training_pairs_have_skeletons_or_depths_as_controls() -> None:
+    pairs = [render_pair(index, 64) for index in range(12)]
+    grey = [bool((pair.controls[..., 0] == pair.controls[..., 1]).all()) for pair in pairs]
+    assert 2 <= sum(grey) <= 10
+    depth = render_pair(HELD_OUT, 64, kind="depth")
+    assert torch.equal(depth.images, render_pair(HELD_OUT, 64).images)
+    seen = depth.controls[..., 0] > 0
+    assert (seen & depth.masks).sum() > 0.8 * depth.masks.sum()
+
+
+@pytest.mark.parametrize("kind", BUNDLED_KINDS)
+def test_bundled_editor_follows_the_control_and_keeps_the_colours(kind: Literal["openpose", "depth"]) -> None:
     editor = load_trained(BUNDLED_FOLDER, "cpu")
-    pairs = [render_pair(HELD_OUT + 500 + i, IMAGE_SIZE, with_room=True) for i in range(8)]
+    pairs = [render_pair(HELD_OUT + 500 + i, IMAGE_SIZE, with_room=True, kind=kind) for i in range(8)]
     edited = edit_pair(editor, pairs)
     sources, truths = (to_unit(torch.stack([pair.images[i] for pair in pairs])) for i in (0, 1))
     rooms = to_unit(torch.stack([pair.room for pair in pairs if pair.room is not None]))

@@ -154,9 +154,10 @@ def train_denoiser(config: TrainEditorConfig, codec: AutoencoderKL, console: Con
     state = AttentionState()
     install(_unet(parts), state)
     scheduler = build_scheduler()
-    if config.control_only:
-        parts.requires_grad_(False)
-        parts["controlnet"].requires_grad_(True)
+    names = ["controlnet"] if config.control_only else list(parts)
+    parts.requires_grad_(False)
+    for name in names:
+        parts[name].requires_grad_(True)
     trained = [parameter for parameter in parts.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=config.denoiser_lr, weight_decay=1e-3)
     path, curve_path = config.work / "denoiser.safetensors", config.work / "denoiser-curve.json"
@@ -180,7 +181,8 @@ def train_denoiser(config: TrainEditorConfig, codec: AutoencoderKL, console: Con
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        update_average(average, parts, step, decay=0.995)
+        for name in names:
+            update_average(average[name], parts[name], step, decay=0.995)
         losses.append(loss.item())
         if (step + 1) % config.report_every == 0 or step + 1 == config.denoiser_steps:
             curve.append((step + 1, sum(losses) / len(losses)))
