@@ -163,6 +163,11 @@ class QNerfPipeline(VanillaPipeline):
             store,
             resume=trainer._start_step > 0,
         )
+        if trainer._start_step >= run.plan.total:
+            raise UserError(
+                f"--load-dir: the edit in {store.root} is finished; look at it with ns-viewer --load-config "
+                f"{trainer.base_dir / 'config.yml'}, or start another one under another --timestamp"
+            )
         self._run = run
         self._progress.load(store.root, trainer._start_step)
         self._set_length(trainer, run.plan)

@@ -41,6 +41,8 @@ def steered(capture: Path, out: Path, monkeypatch: pytest.MonkeyPatch, requests:
     pipeline.editor.num_steps, pipeline.editor.resolution, pipeline.tau = 6, 64, 2
     pipeline.source_iterations, pipeline.fit_iterations, pipeline.final_iterations = 3, 4, 8
     pipeline.datamanager.train_num_rays_per_batch = 64
+    if (out / "e/qnerf-edit-tiny/t/nerfstudio_models").exists():
+        config.load_dir = out / "e/qnerf-edit-tiny/t/nerfstudio_models"
     steps = iter(range(10_000))
     monkeypatch.setattr(EditPanel, "take_request", lambda self: requests.get(next(steps)))
     train_script.main(config)
@@ -48,7 +50,7 @@ def steered(capture: Path, out: Path, monkeypatch: pytest.MonkeyPatch, requests:
 
 
 def test_an_edit_is_finished_early_and_made_again(
-    capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     # 8 views are one chunk: steps 0 to 5 invert, 6 to 8 train on the photos, 9 to 10 edit two timesteps.
     requests = {
@@ -73,6 +75,11 @@ def test_an_edit_is_finished_early_and_made_again(
     checkpoint = next((run / "nerfstudio_models").glob("*.ckpt"))
     # Then 6 edited timesteps, 3 looked ahead, 2 extractions and fits, the decoding and the final field.
     assert int(checkpoint.stem.removeprefix("step-")) + 1 == 15 + 6 + 3 + 2 + 2 * 4 + 1 + 8
+    # A run that resumes takes the revisions up: this one has nothing left to do, and keeps what it has.
+    with pytest.raises(SystemExit):
+        steered(capture, tmp_path, monkeypatch, {})
+    assert "is finished" in capsys.readouterr().out.replace("\n", " ")
+    assert checkpoint.exists()
 
 
 def test_nothing_leaks_out_of_the_region(capture: Path, tmp_path: Path) -> None:
