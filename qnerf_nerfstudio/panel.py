@@ -85,7 +85,7 @@ class EditPanel(nn.Module):
         self.editing_on = ViewerButton("Continue editing", cb_hook=lambda _: self._pause(False), visible=False)
         self.finish = ViewerButton("Keep views, train final NeRF now", cb_hook=lambda _: self._ask(Request("finish")))
         self.new_prompt = ViewerText("Prompt", prompt)
-        self.new_guidance_scale = ViewerSlider("Guidance scale", guidance_scale, 1.0, 15.0, 0.5)
+        self.new_guidance_scale = ViewerSlider("Guidance scale", guidance_scale, 1.0, max(15.0, guidance_scale), 0.5)
         self.restart = ViewerButton("Edit again with these", cb_hook=lambda _: self._ask_again())
         self._request: Request | None = None
         self._trainer: Trainer | None = None
