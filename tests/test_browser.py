@@ -19,18 +19,21 @@ from qnerf_nerfstudio.posing import PoseDocument, open_document
 from qnerf_nerfstudio.scenes import CaptureConfig, write_capture
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+SIZE = (900, 700)
+"""Width and height of the page."""
 ANSWER = 5.0
 """Seconds within which a camera move is answered."""
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium (apt-get install chromium)")
 
 
-@pytest.fixture(scope="module")
-def browser_page() -> Iterator[Callable[[], Page]]:
+@pytest.fixture
+def page() -> Iterator[Page]:
+    """A page in a browser of its own: one that stays open goes on drawing, and slows what follows it."""
     arguments = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-sandbox"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield lambda: browser.new_page(viewport={"width": 1200, "height": 900})
+        yield browser.new_page(viewport={"width": SIZE[0], "height": SIZE[1]})
         browser.close()
 
 
@@ -81,14 +84,13 @@ def gizmo_tip(server: object, at: np.ndarray, axis: np.ndarray, size: tuple[int,
     return centre, (end - centre) / np.linalg.norm(end - centre)
 
 
-def test_a_joint_is_dragged_undone_and_saved(browser_page: Callable[[], Page], capture: Path, tmp_path: Path) -> None:
+def test_a_joint_is_dragged_undone_and_saved(page: Page, capture: Path, tmp_path: Path) -> None:
     data = tmp_path / "scene"
     shutil.copytree(capture, data)
     original = (data / "edit.json").read_bytes()
     document = open_document(data, data / "edit.json", "skeleton", None)
     served = PosePage(data, document, "127.0.0.1", free_port())
     try:
-        page = browser_page()
         page.goto(f"http://127.0.0.1:{served.server.get_port()}")
         page.get_by_text("Connected").wait_for()
         choose(page, "Joint", "r_wrist")
@@ -124,7 +126,7 @@ def drag_joint(page: Page, served: PosePage, document: PoseDocument, joint: str)
     at = np.array(before[joint]) * served.scale
     for axis in np.eye(3):
         for distance in (60, 45, 75, 35, 90):
-            centre, along = gizmo_tip(served.server, at, axis, (1200, 900))
+            centre, along = gizmo_tip(served.server, at, axis, SIZE)
             start, end = centre + distance * along, centre + (distance + 70) * along
             page.mouse.move(*start)
             page.wait_for_timeout(150)
@@ -155,9 +157,7 @@ class Frames:
             self.frustums.setdefault(b"first", []).append(payload)
 
 
-def test_an_edit_is_watched_steered_and_stays_responsive(
-    browser_page: Callable[[], Page], capture: Path, tmp_path: Path
-) -> None:
+def test_an_edit_is_watched_steered_and_stays_responsive(page: Page, capture: Path, tmp_path: Path) -> None:
     port = free_port()
     options = [
         *("--pipeline.editor.num-steps", "10", "--pipeline.editor.resolution", "64", "--pipeline.tau", "2"),
@@ -169,7 +169,6 @@ def test_an_edit_is_watched_steered_and_stays_responsive(
     run = tmp_path / "e/qnerf-edit-tiny/t"
     with (tmp_path / "log.txt").open("w") as log, subprocess.Popen(list(words), stdout=log, stderr=log) as process:
         try:
-            page = browser_page()
             frames = Frames(page)
             wait_for(lambda: reachable(port), page, 120)
             page.goto(f"http://127.0.0.1:{port}")
@@ -191,9 +190,9 @@ def test_an_edit_is_watched_steered_and_stays_responsive(
             for turn in range(3):
                 page.wait_for_timeout(500)
                 moved = time.monotonic()
-                page.mouse.move(300, 450)
+                page.mouse.move(250, 350)
                 page.mouse.down()
-                page.mouse.move(360 + 20 * turn, 470, steps=3)
+                page.mouse.move(310 + 20 * turn, 370, steps=3)
                 page.mouse.up()
                 wait_for(lambda moved=moved: frames.renders and frames.renders[-1] > moved, page, 30)
                 waits.append(frames.renders[-1] - moved)
@@ -216,7 +215,7 @@ def test_an_edit_is_watched_steered_and_stays_responsive(
             wait_for((run / "edit/transforms.json").exists, page, 120)
             page.get_by_text("final field on the edited views").wait_for(timeout=60_000)
             page.screenshot(path=tmp_path / "final.png")
-            page.close()
+            page.goto("about:blank")
             assert process.wait(timeout=240) == 0, (tmp_path / "log.txt").read_text()[-3000:]
         finally:
             process.kill()
@@ -230,10 +229,9 @@ def reachable(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_the_report_opens_without_network(browser_page: Callable[[], Page], capture: Path, tmp_path: Path) -> None:
+def test_the_report_opens_without_network(page: Page, capture: Path, tmp_path: Path) -> None:
     command("ns-train", "qnerf-edit-tiny", "--data", capture, *where(tmp_path), *SHORT)
     report = tmp_path / "e/qnerf-edit-tiny/t/report.html"
-    page = browser_page()
     errors: list[str] = []
     requests: list[str] = []
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)

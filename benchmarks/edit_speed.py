@@ -1,0 +1,224 @@
+"""Seconds per view of every part of an edit, ours against the same editor driven naively, measured in one run.
+
+    python benchmarks/edit_speed.py                      # the bundled editor on the CPU
+    python benchmarks/edit_speed.py --size sd --device cuda   # Stable Diffusion's size, random weights
+
+Naive: one view at a time, source and target in separate passes, guidance through the whole UNet with gradients of its
+weights. Ours: chunks of views, source and target in one batch, the forward pass of guidance ends at the last query
+layer, and only the latents get gradients.
+"""
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+from sd_models import sd_size_editor
+from torch import Tensor
+
+from qnerf_nerfstudio.config import qnerf_edit, qnerf_edit_tiny
+from qnerf_nerfstudio.editor.attention import AttentionState, KeysValues
+from qnerf_nerfstudio.editor.config import BUNDLED_FOLDER
+from qnerf_nerfstudio.editor.editor import ControlNetEditor, Prompts, QueryTargets, SourceBranch
+from qnerf_nerfstudio.pipeline import QNerfPipelineConfig
+from qnerf_nerfstudio.plan import Plan, PlanConfig, Task
+from qnerf_nerfstudio.queries import CodecFit
+from qnerf_nerfstudio.training.evaluate import load_trained
+
+
+@dataclass
+class Benchmark:
+    """Time the parts of an edit."""
+
+    size: Literal["tiny", "sd"] = "tiny"
+    """The bundled editor, or models of Stable Diffusion's size with random weights."""
+    device: str = "cpu"
+    """Torch device."""
+    views: int = 24
+    """Views of the edit whose total is stated."""
+    chunk: int = 8
+    """Views at once."""
+    repeats: int = 3
+    """Timed runs of each part; their median counts. One more goes before them."""
+
+
+class Naive:
+    """The same editor, one view and one branch at a time."""
+
+    def __init__(self, editor: ControlNetEditor) -> None:
+        self.editor = editor
+
+    def denoise(self, inputs: "Inputs", step: int, targets: QueryTargets | None) -> Tensor:
+        """A denoising step with appearance injection, guided where there are targets; view by view."""
+        views = range(len(inputs.latents))
+        return torch.cat(
+            [self._one(inputs[view], step, None if targets is None else select(targets, view)) for view in views]
+        )
+
+    def _one(self, inputs: "Inputs", step: int, targets: QueryTargets | None) -> Tensor:
+        latents, prompts, controls, source = inputs.latents, inputs.prompts, inputs.controls, inputs.source
+        editor = self.editor
+        recorded: KeysValues = {}
+        with torch.no_grad():
+            editor._predict(source.latents, step, prompts.source, source.controls, AttentionState(recorded=recorded))
+        if targets is not None:
+            editor.unet.requires_grad_(True)
+            variable = latents.clone().requires_grad_(True)
+            captured: dict[str, Tensor] = {}
+            state = AttentionState(replayed=recorded, captured=captured)
+            prediction = editor._predict(variable, step, prompts.target, controls, state)
+            maps = editor._to_maps(captured, variable)
+            distance = torch.stack(
+                [
+                    (layer.encode(maps[name]) - targets.codes[name]).square().mean().sqrt()
+                    for name, layer in targets.codec.layers.items()
+                ]
+            ).sum()
+            # The whole of the UNet takes part in the graph, as in a loss on its output.
+            (distance + 0 * prediction.sum()).backward()
+            assert variable.grad is not None
+            latents = latents - 1e-3 * latents.norm() / variable.grad.norm() * variable.grad
+            editor.unet.requires_grad_(False).zero_grad(set_to_none=True)
+        with torch.no_grad():
+            state = AttentionState(replayed=recorded)
+            prediction = editor._predict(latents, step, prompts.target, controls, state)
+            return editor.scheduler.step(prediction, int(editor.scheduler.timesteps[step]), latents).prev_sample
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a denoising step starts from."""
+
+    latents: Tensor
+    prompts: Prompts
+    controls: Tensor
+
+    @property
+    def source(self) -> SourceBranch:
+        """The source branch: the same latents, since only time is measured."""
+        return SourceBranch(self.latents, self.controls)
+
+    def __getitem__(self, view: int) -> "Inputs":
+        return Inputs(self.latents[view : view + 1], self.prompts, self.controls[view : view + 1])
+
+
+def select(targets: QueryTargets, view: int) -> QueryTargets:
+    """The targets of one view."""
+    codes = {name: code[view : view + 1] for name, code in targets.codes.items()}
+    return QueryTargets(targets.codec, codes, targets.confidence[view : view + 1])
+
+
+def seconds(action: Callable[[], object], config: Benchmark) -> float:
+    """Median time of an action per view."""
+    times = []
+    for _ in range(config.repeats + 1):
+        if config.device != "cpu":
+            torch.cuda.synchronize()
+        started = time.monotonic()
+        action()
+        if config.device != "cpu":
+            torch.cuda.synchronize()
+        times.append(time.monotonic() - started)
+    return statistics.median(times[1:]) / config.chunk
+
+
+def by_view(action: Callable[[slice], object], count: int) -> Callable[[], object]:
+    """An action for each view alone."""
+    return lambda: [action(slice(view, view + 1)) for view in range(count)]
+
+
+def main(config: Benchmark) -> None:
+    """Print the table."""
+    base = (qnerf_edit_tiny if config.size == "tiny" else qnerf_edit).config.pipeline
+    assert isinstance(base, QNerfPipelineConfig)
+    settings = replace(base.editor, guidance_strength=0.05)
+    editor = (
+        load_trained(BUNDLED_FOLDER, config.device)
+        if config.size == "tiny"
+        else sd_size_editor(settings, config.device)
+    )
+    editor.config = settings
+    naive, step = Naive(editor), editor.num_steps // 2
+    side = settings.resolution
+    generator = torch.Generator().manual_seed(0)
+    images, controls = torch.rand(2, config.chunk, 3, side, side, generator=generator).to(config.device)
+    text = editor.encode_prompt("a figure")
+    prompts = Prompts(text, text, editor.encode_prompt(""))
+    latents = editor.encode(images)
+    inputs = Inputs(latents, prompts, controls)
+    source = inputs.source
+    queries = editor.extract(latents, step, prompts, controls, source).queries
+    fit = CodecFit(base.model.query_width // len(editor.layer_names))
+    fit.add(queries)
+    codec = fit.codec().to(config.device)
+    codes = {name: 0.5 * code for name, code in codec.encode(queries).items()}
+    targets = QueryTargets(codec, codes, torch.ones(config.chunk, device=config.device))
+    count = config.chunk
+    parts: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
+        "encode": (lambda: editor.encode(images), by_view(lambda v: editor.encode(images[v]), count)),
+        "inversion step": (
+            lambda: editor.invert_step(latents, step, text, controls),
+            by_view(lambda v: editor.invert_step(latents[v], step, text, controls[v]), count),
+        ),
+        "look-ahead step": (
+            lambda: editor.denoise_step(latents, step, prompts, controls, source),
+            lambda: naive.denoise(inputs, step, None),
+        ),
+        "guided step": (
+            lambda: editor.denoise_step(latents, step, prompts, controls, source, targets),
+            lambda: naive.denoise(inputs, step, targets),
+        ),
+        "extraction": (
+            lambda: editor.extract(latents, step, prompts, controls, source),
+            lambda: [
+                editor.extract(each.latents, step, prompts, each.controls, each.source)
+                for each in (inputs[view] for view in range(count))
+            ],
+        ),
+        "decode": (lambda: editor.decode(latents), by_view(lambda v: editor.decode(latents[v]), count)),
+    }
+    plan = Plan(
+        PlanConfig(
+            config.views, settings.num_steps, base.tau, config.chunk, consolidation=base.consolidation, stop=base.stop
+        )
+    )
+    guided = sum(len(each.indices) for each in plan.stages if each.task == Task.DENOISE and each.fitted is not None)
+    free = sum(len(each.indices) for each in plan.stages if each.task in (Task.DENOISE, Task.LOOK_AHEAD)) - guided
+    counts = {
+        "encode": 1,
+        "inversion step": settings.num_steps,
+        "look-ahead step": free,
+        "guided step": guided,
+        "extraction": sum(stage.task == Task.EXTRACT for stage in plan.stages),
+        "decode": 1,
+    }
+    machine = torch.cuda.get_device_name() if config.device != "cpu" else f"{os.cpu_count()} CPU cores"
+    table = Table(
+        "per view",
+        "times",
+        "ours, s",
+        "naive, s",
+        "ratio",
+        title=f"{config.size} editor, {side} pixels, chunks of {count}, {machine}, torch {torch.__version__}",
+    )
+    totals = [0.0, 0.0]
+    for name, (ours, theirs) in parts.items():
+        timed = seconds(ours, config), seconds(theirs, config)
+        totals = [total + counts[name] * each for total, each in zip(totals, timed, strict=True)]
+        table.add_row(name, str(counts[name]), *(f"{each:.4f}" for each in timed), f"{timed[1] / timed[0]:.2f}")
+    table.add_row("an edit, a view", "", *(f"{total:.2f}" for total in totals), f"{totals[1] / totals[0]:.2f}")
+    table.add_row(f"{config.views} views, min", "", *(f"{total * config.views / 60:.2f}" for total in totals), "")
+    console = Console()
+    console.print(table)
+    if config.device != "cpu":
+        console.print(f"peak memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Benchmark))
