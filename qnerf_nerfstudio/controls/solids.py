@@ -107,7 +107,7 @@ def cast(views: Views, meshes: Sequence[trimesh.Trimesh]) -> Surface:
         )
         hit = faces >= 0
         pixels, faces = seen[hit], faces[hit]
-        corners = torch.from_numpy(np.asarray(scene.triangles)).double()[faces]
+        corners = torch.from_numpy(np.array(scene.triangles)).double()[faces]
         normal = torch.from_numpy(np.array(scene.face_normals)).double()[faces]
         # The distance to the triangle's plane in double precision; the ray tracer says which triangle it is.
         start = corners[:, 0] - (origins[pixels] - torch.from_numpy(shift))
