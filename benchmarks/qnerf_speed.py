@@ -16,7 +16,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 import tyro
@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from qnerf_nerfstudio.config import qnerf_edit
+from qnerf_nerfstudio.config import qnerf_edit, qnerf_edit_tiny
 from qnerf_nerfstudio.editor.editor import ControlNetEditor, Prompts, QueryTargets
 from qnerf_nerfstudio.field import QNerfField, QNerfHeadNames
 from qnerf_nerfstudio.model import QNerfModel, QNerfModelConfig, query_loss
@@ -46,7 +46,7 @@ BUNDLED = Path(__file__).resolve().parents[1] / "qnerf_nerfstudio/editor/tiny"
 class Benchmark:
     """Compare QNeRF training steps, and codes of several widths."""
 
-    rays: int = 256
+    rays: int = 1024
     """Rays in a training step."""
     steps: int = 5
     """Timed training steps; one more goes before them."""
@@ -54,6 +54,8 @@ class Benchmark:
     """Held-out figures whose queries are coded."""
     widths: tuple[int, ...] = (4, 8, 12, 16, 24, 32)
     """Code channels per layer."""
+    field: Literal["qnerf-edit", "qnerf-edit-tiny"] = "qnerf-edit-tiny"
+    """The method whose field is trained: that of the CPU, or nerfacto's whole size."""
     device: str = "cpu"
     """Torch device of the training steps."""
 
@@ -74,9 +76,10 @@ class LiteralField(QNerfField):
         return features
 
 
-def build_model(device: str) -> QNerfModel:
-    """QNerfModel with qnerf-edit's settings."""
-    config = copy.deepcopy(qnerf_edit.config.pipeline.model)
+def build_model(method: str, device: str) -> QNerfModel:
+    """QNerfModel with a method's settings."""
+    method_config = {"qnerf-edit": qnerf_edit, "qnerf-edit-tiny": qnerf_edit_tiny}[method].config
+    config = copy.deepcopy(method_config.pipeline.model)
     assert isinstance(config, QNerfModelConfig)
     config.query_width, config.implementation = CODE_WIDTH * len(CHANNELS), "torch"
     torch.manual_seed(0)
@@ -131,7 +134,7 @@ def measure(literal: bool, config: Benchmark) -> dict[str, float]:
     generator = torch.Generator().manual_seed(0)
     bases = [torch.linalg.qr(torch.randn(channels, CODE_WIDTH, generator=generator))[0] for channels in CHANNELS]
     codes = torch.randn(config.rays, CODE_WIDTH * len(CHANNELS), generator=generator)
-    model = build_model(config.device)
+    model = build_model(config.field, config.device)
     widths, targets, scales = [CODE_WIDTH] * len(CHANNELS), codes, torch.ones(codes.shape[1])
     if literal:
         make_literal(model, bases)
@@ -206,7 +209,8 @@ def main(config: Benchmark) -> None:
             forms[name] = pool.submit(measure, literal, config).result()
     difference = abs(forms["literal"]["first loss"] / forms["ours"]["first loss"] - 1)
     title = (
-        f"QNeRF training step, nine layers of 6720 channels, {config.rays} rays, {machine}, torch {torch.__version__}"
+        f"QNeRF training step, nine layers of 6720 channels: field of {config.field}, {config.rays} rays, {machine}, "
+        f"torch {torch.__version__}"
     )
     table = Table("", *forms, "ratio", title=title)
     for key in ("first loss", "rays/s", "peak MB over the model's"):
