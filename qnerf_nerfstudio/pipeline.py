@@ -106,6 +106,11 @@ class QNerfPipeline(VanillaPipeline):
         self._edit_path = Path()
         if test_mode == "val":
             with _one_sentence():
+                if kwargs.get("world_size", 1) > 1:
+                    raise UserError(
+                        "--machine.num-devices and --machine.num-machines are more than 1 in all; an edit runs on one "
+                        "device so far, leave them out"
+                    )
                 self._edit_path, self._edit = self._load_edit(config)
         super().__init__(config, device, test_mode, **kwargs)
         self._run: EditRun | None = None
