@@ -1,5 +1,6 @@
 """A capture in its own coordinates, those of transforms.json: cameras, photos and points."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qnerf_nerfstudio.controls import Views
+from qnerf_nerfstudio.controls.cameras import invert_affine, transform_cameras
 from qnerf_nerfstudio.datamanager import QNerfDataManager, QNerfDataManagerConfig
 from qnerf_nerfstudio.errors import UserError
 
@@ -37,11 +39,7 @@ def read_capture(data: Path) -> QNerfDataManager:
 
 def in_dataset_coordinates(views: Views, to_scene: Tensor) -> Views:
     """Cameras in the coordinates of transforms.json."""
-    scale = to_scene[:, :3].det() ** (1 / 3)
-    inverse = torch.linalg.inv(to_scene[:, :3])
-    rotations = (inverse * scale) @ views.c2w[:, :, :3]
-    centres = (views.c2w[:, :, 3] - to_scene[:, 3]) @ inverse.T
-    return Views(torch.cat([rotations, centres[..., None]], dim=-1), views.intrinsics, views.distortion, views.size)
+    return replace(views, c2w=transform_cameras(views.c2w, invert_affine(to_scene)))
 
 
 def focus_of(views: Views) -> tuple[Tensor, float]:

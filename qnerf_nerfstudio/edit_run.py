@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from qnerf_nerfstudio.controls import Edit, control_kind
+from qnerf_nerfstudio.controls.cameras import invert_affine, transform_points
 from qnerf_nerfstudio.datamanager import QNerfDataManager, dataset_to_scene
 from qnerf_nerfstudio.dataset import add_points, write_dataset
 from qnerf_nerfstudio.errors import UserError
@@ -189,7 +190,7 @@ class EditRun:
         points, colours = surface_points(self.model, self.views[: self.data.num_train], (rows, columns))
         source = Path(self.config.datamanager.dataparser.data)
         to_scene = dataset_to_scene(self.data.train_dataparser_outputs, source)
-        stated = (points - to_scene[:, 3]) @ torch.linalg.inv(to_scene[:, :3]).T
+        stated = transform_points(points, invert_affine(to_scene))
         add_points(self.store.root, stated.numpy(), (colours * 255).round().byte().numpy())
 
     def unload(self) -> None:
@@ -258,6 +259,7 @@ class EditRun:
                 "plan": self.plan.hash,
                 "edit": self.edit.model_dump(mode="json"),
                 "views": self.projected.names,
+                "photos": [str(path.absolute()) for path in self.data.filenames],
                 "training_views": self.data.num_train,
                 "image_size": list(self.edit_size),
                 "revisions": [asdict(each) for each in self.plan.revisions],

@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import re
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -75,7 +74,7 @@ def write_report(run: Path, out: Path | None = None) -> Path:
     page = environment.get_template("report.html").render(
         manifest=manifest,
         finished=transforms.exists(),
-        views=_views(edit, manifest["views"], _photos(config, manifest["views"])),
+        views=_views(edit, [Path(photo) for photo in manifest["photos"]]),
         queries=_queries(edit),
         curves=_curves(edit),
         videos=videos,
@@ -96,37 +95,23 @@ def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _photos(config: str, names: list[str]) -> dict[str, Path]:
-    """Where the photos are, as far as config.yml's data folder still holds them."""
-    found = re.search(r"^data: .*\n((?:- .*\n)+)", config, flags=re.MULTILINE)
-    if found is None:
-        return {}
-    data = Path(*(line.removeprefix("- ").strip("'\"") for line in found[1].splitlines()))
-    transforms = data if data.suffix == ".json" else data / "transforms.json"
-    if not transforms.exists():
-        return {}
-    frames = json.loads(transforms.read_text())["frames"]
-    paths = {Path(frame["file_path"]).name: transforms.parent / frame["file_path"] for frame in frames}
-    return {name: paths[name] for name in names if name in paths and paths[name].exists()}
-
-
-def _views(edit: Path, names: list[str], photos: dict[str, Path]) -> list[ViewRow]:
+def _views(edit: Path, photos: list[Path]) -> list[ViewRow]:
     """The pictures of evenly spread views; while a run goes on, its latest previews."""
     previews = sorted((edit / "previews").glob("*"), key=lambda path: int(path.name))
     finished = edit / "images"
     folder = finished if finished.exists() else previews[-1] if previews else None
     rows = []
-    for index in np.linspace(0, len(names) - 1, min(SHOWN_VIEWS, len(names))).round().astype(int):
-        name = names[index]
-        stem = f"{Path(name).stem}.png"
+    for index in np.linspace(0, len(photos) - 1, min(SHOWN_VIEWS, len(photos))).round().astype(int):
+        photo = photos[index]
+        stem = f"{photo.stem}.png"
         edited = None if folder is None else folder / stem
         rows.append(
             ViewRow(
-                name=name,
-                source=_picture(photos.get(name), SIDE),
+                name=photo.name,
+                source=_picture(photo, SIDE),
                 control=_picture(edit / "controls/target" / stem, SIDE),
                 edited=_picture(edited, SIDE),
-                before=_picture(photos.get(name), 2 * SIDE),
+                before=_picture(photo, 2 * SIDE),
                 after=_picture(edited, 2 * SIDE),
             )
         )

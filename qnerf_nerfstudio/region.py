@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from qnerf_nerfstudio.controls import Views
+from qnerf_nerfstudio.controls.cameras import invert_affine, transform_points
 from qnerf_nerfstudio.controls.edit import BoxRegion, SphereRegion
 from qnerf_nerfstudio.controls.solids import placement_matrix
 
@@ -79,11 +80,11 @@ def shape_region(shape: BoxRegion | SphereRegion, to_scene: Float[Tensor, "3 4"]
     else:
         own = placement_matrix(shape.position, (0, 0, 0), [shape.radius] * 3)
     matrix = to_scene @ own
-    corners = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 3) @ matrix[:, :3].T + matrix[:, 3]
+    corners = transform_points(torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 3), matrix)
     box = torch.stack([corners.amin(0), corners.amax(0)])
     region = Region(box, torch.ones(RESOLUTION, RESOLUTION, RESOLUTION, dtype=torch.bool))
     centres = region.centres()
-    local = (centres - matrix[:, 3]) @ torch.linalg.inv(matrix[:, :3]).T
+    local = transform_points(centres, invert_affine(matrix))
     inside = local.abs().amax(-1) <= 1 if isinstance(shape, BoxRegion) else local.norm(dim=-1) <= 1
     if hull is not None:
         inside = inside & hull.contains(centres)

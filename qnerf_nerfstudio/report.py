@@ -16,6 +16,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
+from qnerf_nerfstudio.controls.cameras import transform_cameras
 from qnerf_nerfstudio.datamanager import dataset_to_scene
 from qnerf_nerfstudio.errors import UserError
 from qnerf_nerfstudio.scoring import psnr
@@ -80,10 +81,8 @@ def render_views(
     """
     to_scene = dataset_to_scene(pipeline.datamanager.train_dataparser_outputs, data)  # pyright: ignore
     scale = to_scene[:, :3].det() ** (1 / 3)
-    rotations = (to_scene[:, :3] / scale) @ truth.c2w[:, :, :3]
-    centres = truth.c2w[:, :, 3] @ to_scene[:, :3].T + to_scene[:, 3]
     cameras = Cameras(
-        camera_to_worlds=torch.cat([rotations, centres[..., None]], dim=-1),
+        camera_to_worlds=transform_cameras(truth.c2w, to_scene),
         fx=truth.meta["fl_x"],
         fy=truth.meta["fl_y"],
         cx=truth.meta["cx"],

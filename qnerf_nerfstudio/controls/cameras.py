@@ -84,6 +84,24 @@ class Views:
         return self.c2w[:, None, :, 3].expand_as(directions), directions
 
 
+def invert_affine(affine: Float[Tensor, "3 4"]) -> Float[Tensor, "3 4"]:
+    """The map that takes back what an affine map does."""
+    inverse = torch.linalg.inv(affine[:, :3])
+    return torch.cat([inverse, -inverse @ affine[:, 3:]], dim=-1)
+
+
+def transform_points(points: Float[Tensor, "*batch 3"], affine: Float[Tensor, "3 4"]) -> Float[Tensor, "*batch 3"]:
+    """Points under an affine map."""
+    return points @ affine[:, :3].T + affine[:, 3]
+
+
+def transform_cameras(c2w: Float[Tensor, "V 3 4"], similarity: Float[Tensor, "3 4"]) -> Float[Tensor, "V 3 4"]:
+    """Camera poses under a similarity: a rotation, a uniform scale and a shift."""
+    rotation = similarity[:, :3] / similarity[:, :3].det() ** (1 / 3)
+    centres = transform_points(c2w[:, :, 3], similarity)
+    return torch.cat([rotation @ c2w[:, :, :3], centres[..., None]], dim=-1)
+
+
 def _distort(points: Float[Tensor, "V N 2"], distortion: Float[Tensor, "V 6"]) -> Float[Tensor, "V N 2"]:
     """Where a lens moves image points (focal length 1, origin at the principal point)."""
     x, y = points.unbind(-1)

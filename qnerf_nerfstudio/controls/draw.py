@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from qnerf_nerfstudio.controls.cameras import Views
+from qnerf_nerfstudio.controls.cameras import Views, transform_points
 from qnerf_nerfstudio.controls.edit import (
     BoxControl,
     BoxPlacement,
@@ -89,7 +89,7 @@ def _skeletons(parts: list[SkeletonControl], views: Views, to_scene: Tensor) -> 
         canvas = torch.zeros(len(views), *views.size, 3, dtype=torch.uint8)
         for part in parts:
             stated: dict = getattr(part, key)
-            joints = {name: to_scene[:, :3] @ to_scene.new_tensor(at) + to_scene[:, 3] for name, at in stated.items()}
+            joints = {name: transform_points(to_scene.new_tensor(at), to_scene) for name, at in stated.items()}
             images = draw_skeleton(views, joints, part.all_bones)
             canvas = torch.where(images.any(-1, keepdim=True), images, canvas)
         drawn.append(_unit(canvas))

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,12 @@ def load_mesh(path: Path) -> trimesh.Trimesh:
     """
     if not path.is_file():
         raise UserError(f"mesh {path} does not exist; edit.json's control names it, relative to edit.json")
+    return _read_mesh(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _read_mesh(path: Path, changed: int) -> trimesh.Trimesh:
+    """A mesh file as it was when last changed: `qnerf pose` asks for it at every move of a drag."""
     try:
         mesh = trimesh.load(path, force="mesh", process=False)
     except Exception as error:  # trimesh's readers raise whatever their parsers do
