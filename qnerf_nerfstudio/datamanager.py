@@ -142,12 +142,12 @@ class QNerfDataManager(VanillaDataManager[EditedDataset]):
         """Rays of training views with the targets of the current stage."""
         self.train_count += 1
         cached: Any = next(self.iter_train_image_dataloader)
-        image_batch = dict(cached)
         assert self.train_pixel_sampler is not None
-        if self.images is not None:
-            image_batch["image"] = self.images[image_batch["image_idx"].cpu()]
-        batch = self.train_pixel_sampler.sample(image_batch)
+        batch = self.train_pixel_sampler.sample(dict(cached))
         indices = batch["indices"]
+        if self.images is not None:
+            view, row, column = indices.cpu().unbind(-1)
+            batch["image"] = self.images[view, row, column]
         ray_bundle = self.train_ray_generator(indices)
         if self.codes is not None:
             batch["queries"] = self._lookup(self.codes, indices, interpolate=True)

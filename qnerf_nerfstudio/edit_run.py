@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
+from nerfstudio.utils import comms
 from torch import Tensor
 from torch.nn import functional as F
 
+from qnerf_nerfstudio import ranks
 from qnerf_nerfstudio.controls import Edit, control_kind
 from qnerf_nerfstudio.controls.cameras import invert_affine, transform_points
 from qnerf_nerfstudio.datamanager import QNerfDataManager, dataset_to_scene
@@ -19,7 +21,7 @@ from qnerf_nerfstudio.errors import UserError
 from qnerf_nerfstudio.grids import relative_errors, render_codes, render_grid, surface_points
 from qnerf_nerfstudio.influence import composite
 from qnerf_nerfstudio.model import QNerfModel
-from qnerf_nerfstudio.plan import Plan, PlanConfig, Revision, Slice, Task
+from qnerf_nerfstudio.plan import Plan, PlanConfig, Revision, Slice, Stage, Task
 from qnerf_nerfstudio.projection import project_edit, restrict_field
 from qnerf_nerfstudio.store import EditStore, write_json, write_png
 
@@ -72,6 +74,7 @@ class EditRun:
     ) -> None:
         self.config, self.edit, self.data, self.model, self.store = config, edit, data, model, store
         views = data.views()
+        self.rank, count = comms.get_rank(), comms.get_world_size()
         try:
             config.editor.validate()
             self.plan = Plan(
@@ -79,12 +82,14 @@ class EditRun:
                     views=len(views),
                     num_steps=config.editor.num_steps,
                     tau=config.tau,
-                    chunk=config.chunk,
+                    # No process is to stay without views while another one has a whole chunk of them.
+                    chunk=min(config.chunk, -(-len(views) // count)),
                     source_iterations=config.source_iterations,
                     fit_iterations=config.fit_iterations,
                     final_iterations=config.final_iterations,
                     consolidation=config.consolidation,
                     stop=config.stop,
+                    ranks=count,
                 )
             )
         except ValueError as error:
@@ -116,10 +121,24 @@ class EditRun:
         restrict_field(influence, data, model)
         self._seams = influence.seams(views.size, config.feather) if config.composite else None
         self._make_runner(editor)
-        for index, path in enumerate(data.filenames):
-            write_png(store.root / "controls/source" / f"{path.stem}.png", self.projected.source[index])
-            write_png(store.root / "controls/target" / f"{path.stem}.png", self.projected.target[index])
-        self._write_manifest()
+        self._share_folder()
+
+    def _share_folder(self) -> None:
+        """Write what the run begins with, and see that all processes find it."""
+        # Every process has looked at the folder as it was before.
+        ranks.wait()
+        if self.rank == 0:
+            for index, path in enumerate(self.data.filenames):
+                write_png(self.store.root / "controls/source" / f"{path.stem}.png", self.projected.source[index])
+                write_png(self.store.root / "controls/target" / f"{path.stem}.png", self.projected.target[index])
+            self._write_manifest()
+        ranks.wait()
+        root = ranks.told(self.store.root.absolute(), self.model.device)
+        if root != self.store.root.absolute() or not self._manifest.exists():
+            raise UserError(
+                f"--machine.num-machines: the run's folder {self.store.root} is not that of the first machine, {root}; "
+                f"all of them need the same --output-dir on a shared file system, and the same --timestamp"
+            )
 
     @property
     def edit_size(self) -> tuple[int, int]:
@@ -147,6 +166,9 @@ class EditRun:
         self.plan = self.plan.revised(revision)
         if attempt is not None:
             self.attempts.append(attempt)
+        if self.rank != 0:
+            return
+        if attempt is not None:
             finished = self.store.root / "images"
             if finished.exists():
                 # Nothing is lost: the views of the attempt before stay beside the run.
@@ -159,7 +181,7 @@ class EditRun:
         Returns:
             The folder in edit/ that got new images of the slice's views, None where none did.
         """
-        if item.task in (Task.SOURCE, Task.FIT, Task.FINAL):
+        if item.task in (Task.SOURCE, Task.FIT, Task.FINAL) or item.chunk >= self.plan.chunks:
             return None
         runner = self._runner_of(item.attempt)
         if item.task == Task.INVERT:
@@ -175,13 +197,17 @@ class EditRun:
             if previews is not None:
                 return self._write_views(f"previews/{item.interval}", item.chunk, previews)
         elif item.task == Task.DECODE:
-            folder = self._write_views("images", item.chunk, runner.decode(item))
-            if item.last:
-                source = Path(self.config.datamanager.dataparser.data)
-                transforms = source if source.suffix == ".json" else source / "transforms.json"
-                write_dataset(self.store.root, transforms, self.views.size)
-            return folder
+            return self._write_views("images", item.chunk, runner.decode(item))
         return None
+
+    def finish(self, stage: Stage) -> None:
+        """Do what is left when all chunks of a stage are done."""
+        if stage.task == Task.EXTRACT:
+            self._runner_of(stage.attempt).code(stage.interval)
+        elif stage.task == Task.DECODE:
+            source = Path(self.config.datamanager.dataparser.data)
+            transforms = source if source.suffix == ".json" else source / "transforms.json"
+            write_dataset(self.store.root, transforms, self.views.size)
 
     def hand_over(self) -> None:
         """Give the edited dataset sparse points from the final field, where the capture has none."""
@@ -280,10 +306,7 @@ class EditRun:
         if not self.store.has(key):
             views = self.plan.views_of(item.chunk)
             codes = render_codes(self.model, self.views, views, codec)
-            errors = relative_errors(codes, load_codes(self.store, item.fitted, item.chunk))
-            self._note_errors(item.fitted, views, errors)
-            # The share of the variance of a view's own queries that the field explains.
-            rendered = {**codes, "confidence": (1 - errors.square()).clamp_min(0)}
+            rendered = {**codes, "errors": relative_errors(codes, load_codes(self.store, item.fitted, item.chunk))}
             if self._draws:
                 # The render as it is: photos around the region would show its outline, which the next fit fills
                 # with fog.
@@ -292,18 +315,9 @@ class EditRun:
             self.store.save(key, rendered)
         device = self._runner.editor.device
         codes = {name: code.to(device) for name, code in self.store.load(key).items()}
-        return QueryTargets(
-            codec.to(device), confidence=codes.pop("confidence"), clean=codes.pop("clean", None), codes=codes
-        )
-
-    def _note_errors(self, fitted: int, views: range, relative: Float[Tensor, "V"]) -> None:
-        """Keep the relative errors of rendered codes in query_errors.json, by fit and view."""
-        path = self.store.root / "query_errors.json"
-        errors: dict[str, dict[str, float]] = json.loads(path.read_text()) if path.exists() else {}
-        names = [self.projected.names[view] for view in views]
-        rounded = [round(value, 4) for value in relative.tolist()]
-        errors.setdefault(str(fitted), {}).update(zip(names, rounded, strict=True))
-        write_json(path, errors)
+        # The share of the variance of a view's own queries that the field explains.
+        confidence = (1 - codes.pop("errors").square()).clamp_min(0)
+        return QueryTargets(codec.to(device), confidence=confidence, clean=codes.pop("clean", None), codes=codes)
 
     def _write_views(self, folder: str, chunk: int, images: Float[Tensor, "V 3 h w"]) -> str:
         """Write a chunk of edited views as PNGs at the photos' resolution, composited with the photos."""

@@ -140,6 +140,20 @@ def _queries(edit: Path) -> list[QueryRow]:
     return rows
 
 
+def query_errors(edit: Path) -> dict[int, list[float]]:
+    """By how much the queries that the field renders miss a view's own, as a share of their norm, by interval.
+
+    Args:
+        edit: The run's edit/ folder.
+    """
+    errors: dict[int, list[float]] = {}
+    for folder in sorted((edit / "queries").glob("[0-9]*"), key=lambda path: int(path.name)):
+        chunks = [load_file(path)["errors"] for path in sorted(folder.glob("rendered-*.safetensors"))]
+        if chunks:
+            errors[int(folder.name)] = torch.cat(chunks).tolist()
+    return errors
+
+
 def _joined(folder: Path, kind: str) -> Float[Tensor, "V H W C"] | None:
     """Codes of all views at the finest layers' resolution, those layers side by side."""
     parts = []
@@ -160,7 +174,7 @@ def _enlarge(image: Float[Tensor, "H W 3"]) -> Image.Image:
 def _curves(edit: Path) -> str:
     """Losses by training step and errors of rendered queries by interval, as inline SVG; empty where there are none."""
     losses: list[dict[str, Any]] = _read(edit / "curves.json").get("losses", [])
-    errors: dict[str, dict[str, float]] = _read(edit / "query_errors.json")
+    errors = query_errors(edit)
     if not losses:
         return ""
     import matplotlib
@@ -179,11 +193,9 @@ def _curves(edit: Path) -> str:
     axes[0, 0].set(xlabel="training step", title="losses of the field")
     axes[0, 0].legend(fontsize=7)
     if errors:
-        intervals = sorted(errors, key=int)
-        for index, interval in enumerate(intervals):
-            values = list(errors[interval].values())
+        for index, values in enumerate(errors.values()):
             axes[0, 1].plot([index + 1] * len(values), values, ".", color="0.6", markersize=4)
-        means = [sum(errors[each].values()) / len(errors[each]) for each in intervals]
+        means = [sum(values) / len(values) for values in errors.values()]
         axes[0, 1].plot(range(1, len(means) + 1), means, "o-")
         axes[0, 1].set(
             xlabel="interval",

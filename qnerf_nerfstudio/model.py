@@ -115,6 +115,10 @@ class QNerfModel(NerfactoModel):
         self.region: Region | None = None
         """Where rays that see the edit may change matter; None: everywhere."""
         self.register_buffer("view_errors", torch.full((self.num_train_data,), float("nan")))
+        self.keep_initial_weights()
+
+    def keep_initial_weights(self) -> None:
+        """Remember the weights as they are; stages that do not go on from a trained field begin with them."""
         self.initial_weights = {name: value.detach().cpu().clone() for name, value in self.named_parameters()}
 
     def build_field(self) -> QNerfField:

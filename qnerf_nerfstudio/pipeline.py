@@ -7,17 +7,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer
+from nerfstudio.models.base_model import Model
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.utils import comms
 from nerfstudio.utils.rich_utils import CONSOLE
 from packaging.version import Version
 from torch import Tensor
+from torch.cuda.amp.grad_scaler import GradScaler
+from torch.nn.parallel import DistributedDataParallel
 
+from qnerf_nerfstudio import ranks
 from qnerf_nerfstudio.controls import Edit, load_edit
 from qnerf_nerfstudio.datamanager import QNerfDataManager, QNerfDataManagerConfig
 from qnerf_nerfstudio.edit_run import Attempt, EditRun
@@ -100,19 +105,25 @@ class QNerfPipeline(VanillaPipeline):
         config: QNerfPipelineConfig,
         device: str,
         test_mode: Literal["test", "val", "inference"] = "val",
-        **kwargs: Any,
+        world_size: int = 1,
+        local_rank: int = 0,
+        grad_scaler: GradScaler | None = None,
     ) -> None:
         self._edit: Edit | None = None
         self._edit_path = Path()
         if test_mode == "val":
             with _one_sentence():
-                if kwargs.get("world_size", 1) > 1:
-                    raise UserError(
-                        "--machine.num-devices and --machine.num-machines are more than 1 in all; an edit runs on one "
-                        "device so far, leave them out"
-                    )
                 self._edit_path, self._edit = self._load_edit(config)
-        super().__init__(config, device, test_mode, **kwargs)
+        super().__init__(config, device, test_mode, grad_scaler=grad_scaler)
+        if world_size > 1:
+            # Nerfstudio's pipeline wraps models on CUDA devices only; the processes of a test run on the CPU.
+            self.world_size = world_size
+            devices = [local_rank] if self.device.type == "cuda" else None
+            self._model = cast(
+                Model, DistributedDataParallel(self._model, device_ids=devices, find_unused_parameters=True)
+            )
+            # They are those of the main process now.
+            self._qnerf.keep_initial_weights()
         self._run: EditRun | None = None
         self._trainer: Trainer | None = None
         self._stage_number: int | None = None
@@ -131,6 +142,11 @@ class QNerfPipeline(VanillaPipeline):
                 raise UserError(f"--prompt is empty; give the target prompt, or leave it out to use the one in {path}")
             edit = edit.model_copy(update={"prompt": prompt})
         return path, edit
+
+    @property
+    def _main(self) -> bool:
+        """Whether this process prints and writes for all of them."""
+        return comms.is_main_process()
 
     @property
     def _qnerf(self) -> QNerfModel:
@@ -177,7 +193,8 @@ class QNerfPipeline(VanillaPipeline):
         self._progress.load(store.root, trainer._start_step)
         self._set_length(trainer, run.plan)
         self.editing.connect(trainer, store.root, self.datamanager.filenames[: self.datamanager.num_train])
-        CONSOLE.print(str(run), soft_wrap=True, markup=False)
+        if self._main:
+            CONSOLE.print(str(run), soft_wrap=True, markup=False)
 
     def _set_length(self, trainer: Trainer, plan: Plan) -> None:
         """Set the number of training steps from the plan, and write it and the edited views' folder into config.yml."""
@@ -189,7 +206,8 @@ class QNerfPipeline(VanillaPipeline):
             )
         trainer.config.max_num_iterations = plan.total
         self.datamanager.use_edited_images(trainer.base_dir / "edit/images")
-        trainer.config.save_config()
+        if self._main:
+            trainer.config.save_config()
         self._set_loop(trainer, trainer._start_step)
 
     def _set_loop(self, trainer: Trainer, start: int) -> None:
@@ -210,18 +228,20 @@ class QNerfPipeline(VanillaPipeline):
             # A plan that was finished early ends before the trainer's loop does.
             trainer.stop_training = True
         # A step's random numbers follow from its number alone, so a run that resumes draws those of one that did not.
-        seed_everything(trainer.config.machine.seed * 1_000_003 + step)
+        # Every process draws rays of its own.
+        seed_everything(trainer.config.machine.seed * 1_000_003 + step + comms.get_rank() * 500_000_003)
         number = run.plan.stage_at(step)
         if number != self._stage_number:
             self._enter_stage(run, number, step)
         status = self._progress.step(run.plan, step)
-        self._progress.show(status)
         self.editing.show(status)
-        item = run.plan.at(step)
+        if self._main:
+            self._progress.show(status)
+        item = run.plan.at(step, comms.get_rank())
         folder = run.do(item)
         if folder is not None:
             self.editing.add_edited(run.plan.views_of(item.chunk), folder)
-        if item.last:
+        if item.last and self._main:
             self._progress.save(run.store.root)
 
     def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
@@ -233,7 +253,7 @@ class QNerfPipeline(VanillaPipeline):
 
     def _heed_request(self, run: EditRun, step: int) -> None:
         """Revise the plan where somebody at the viewer asked for it."""
-        request = self.editing.take_request()
+        request = ranks.told(self.editing.take_request(), self.device)
         if request is None:
             return
         attempt = Attempt(request.prompt, request.guidance_scale) if request.kind == "again" else None
@@ -257,6 +277,8 @@ class QNerfPipeline(VanillaPipeline):
             trainer.training_state = "training"
             trainer.train()
             return
+        if not self._main:
+            return
         self._progress.finish()
         self._progress.save(run.store.root)
         run.hand_over()
@@ -274,8 +296,13 @@ class QNerfPipeline(VanillaPipeline):
         self._stage_number = number
         fitted = stage.interval if stage.task == Task.FIT else stage.fitted
         final = stage.task == Task.FINAL
-        if (stage.task in (Task.FIT, Task.FINAL) or stage.attempt > 0) and not run.store.has("source_field"):
-            run.store.save("source_field", dict(self._qnerf.named_parameters()))
+        ranks.wait()
+        if self._main:
+            if number > 0:
+                run.finish(run.plan.stages[number - 1])
+            if (stage.task in (Task.FIT, Task.FINAL) or stage.attempt > 0) and not run.store.has("source_field"):
+                run.store.save("source_field", dict(self._qnerf.named_parameters()))
+        ranks.wait()
         set_targets(self.datamanager, run.store, run.plan.chunks, fitted, final)
         model = self._qnerf
         objective = "rgb" if fitted is None or final else "queries"

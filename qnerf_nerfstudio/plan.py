@@ -1,7 +1,8 @@
 """The plan of a run: what each training step does. Pure arithmetic, no model.
 
 Every training step does one slice: one chunk of views through one timestep of diffusion, or nothing but training of
-the field, which takes a gradient step in every one of them.
+the field, which takes a gradient step in every one of them. Where several processes share a run, each does a chunk of
+its own in the same step.
 """
 
 import hashlib
@@ -62,7 +63,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class Stage:
-    """A run of equal tasks: `steps` x `chunks` slices, or `iterations` steps of training only."""
+    """A run of equal tasks: timesteps x rounds of chunks, or `iterations` steps of training only."""
 
     task: Task
     interval: int
@@ -113,6 +114,8 @@ class PlanConfig:
     """"progressive" alternates editing and fits, "one-shot" fits once, early, "none" edits view by view."""
     stop: float = 1.0
     """No interval starts after this share of the timesteps."""
+    ranks: int = 1
+    """Processes that share the chunks of every stage."""
 
     def __post_init__(self) -> None:
         checks = {
@@ -124,6 +127,7 @@ class PlanConfig:
             "fit_iterations": (self.fit_iterations >= 1, "at least 1"),
             "final_iterations": (self.final_iterations >= 1, "at least 1"),
             "stop": (0 <= self.stop <= 1, "0 to 1"),
+            "ranks": (self.ranks >= 1, "at least 1"),
         }
         for name, (good, expected) in checks.items():
             if not good:
@@ -169,6 +173,11 @@ class Plan:
         """Number of chunks that the views are cut into."""
         return -(-self.config.views // self.config.chunk)
 
+    @property
+    def rounds(self) -> int:
+        """Number of training steps in which all chunks go through one timestep."""
+        return -(-self.chunks // self.config.ranks)
+
     @cached_property
     def starts(self) -> tuple[int, ...]:
         """First training step of every stage, and the number of all steps."""
@@ -188,7 +197,7 @@ class Plan:
         return hashlib.sha256(json.dumps(asdict(self.config), sort_keys=True).encode()).hexdigest()[:12]
 
     def views_of(self, chunk: int) -> range:
-        """Indices of the views of a chunk."""
+        """Indices of the views of a chunk; none where there is no such chunk."""
         start = chunk * self.config.chunk
         return range(start, min(start + self.config.chunk, self.config.views))
 
@@ -208,8 +217,10 @@ class Plan:
         number = min(bisect_right(bounds, step), len(bounds) - 1)
         return range(bounds[number - 1], bounds[number])
 
-    def at(self, step: int) -> Slice:
-        """What training step `step` does.
+    def at(self, step: int, rank: int = 0) -> Slice:
+        """What training step `step` does in the process `rank`.
+
+        In the last round of a timestep some processes may find no chunk left: theirs has no views.
 
         Raises:
             IndexError: The step is negative.
@@ -220,7 +231,8 @@ class Plan:
         stage, offset = self.stages[number], step - self.starts[number]
         index, chunk = 0, 0
         if stage.indices:
-            index, chunk = stage.indices[offset // self.chunks], offset % self.chunks
+            index = stage.indices[offset // self.rounds]
+            chunk = offset % self.rounds * self.config.ranks + rank
         return Slice(
             stage.task,
             stage.interval,
@@ -233,7 +245,7 @@ class Plan:
         )
 
     def _sliced(self, task: Task, interval: int, indices: range, attempt: int = 0, fitted: int | None = None) -> Stage:
-        return Stage(task, interval, tuple(indices), len(indices) * self.chunks, attempt, fitted)
+        return Stage(task, interval, tuple(indices), len(indices) * self.rounds, attempt, fitted)
 
     def _stages(self) -> Iterator[Stage]:
         yield self._sliced(Task.INVERT, 0, range(self.config.num_steps - 1, -1, -1))
@@ -273,8 +285,8 @@ class Plan:
                 break
             length = min(stage.length, revision.step - start)
             if stage.indices:
-                rounds = -(-length // self.chunks)
-                kept.append(replace(stage, indices=stage.indices[:rounds], length=rounds * self.chunks))
+                timesteps = -(-length // self.rounds)
+                kept.append(replace(stage, indices=stage.indices[:timesteps], length=timesteps * self.rounds))
             else:
                 kept.append(replace(stage, length=length))
             start += stage.length

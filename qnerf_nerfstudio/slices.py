@@ -101,7 +101,7 @@ class SliceRunner:
         return torch.lerp(self._latents("source", item.index + 1, item.chunk), stepped, masks)
 
     def extract(self, item: Slice) -> Float[Tensor, "V 3 H W"] | None:
-        """Extract the raw query maps of a chunk; after the last one, code all of them.
+        """Extract the raw query maps of a chunk; when all are extracted, `code` codes them.
 
         Returns:
             Previews of the edited views, None where a run that resumes finds the interval's codes done.
@@ -113,12 +113,12 @@ class SliceRunner:
             self._check(queries, f"the queries of {name}", item.index, item.chunk)
         half = {name: queries.half() for name, queries in extraction.queries.items()}
         self.store.save(f"queries/raw-{item.interval}/{item.chunk:03d}", half)
-        if item.last:
-            self._code(item.interval)
         return extraction.preview
 
-    def _code(self, interval: int) -> None:
+    def code(self, interval: int) -> None:
         """Fit the interval's codec on the training views, code the query maps of all views, drop the raw ones."""
+        if self.store.has(f"queries/{interval}/codec"):
+            return
         fit = CodecFit(self.code_width)
         for chunk in range(self.plan.chunks):
             views = self.plan.views_of(chunk)

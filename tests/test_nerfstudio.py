@@ -23,6 +23,7 @@ from rich.console import Console
 
 from qnerf_nerfstudio.config import qnerf_edit_tiny
 from qnerf_nerfstudio.demo import environment_with_ffmpeg
+from qnerf_nerfstudio.html_report import query_errors
 from qnerf_nerfstudio.plain import train_plain
 from qnerf_nerfstudio.report import load_truth, render_views, score_run
 from qnerf_nerfstudio.scenes import CaptureConfig, write_capture
@@ -91,9 +92,9 @@ def test_run_leaves_an_edited_dataset_and_its_state(run: Path, capture: Path) ->
     assert (edit / "controls/target/frame_00001.png").exists()
     manifest = json.loads((edit / "manifest.json").read_text())
     assert manifest["training_views"] == 9
-    errors = json.loads((edit / "query_errors.json").read_text())
+    errors = query_errors(edit)
     assert len(errors) == 2
-    assert all(len(views) == 10 for views in errors.values())
+    assert all(len(views) == 10 and all(0 < error < 10 for error in views) for views in errors.values())
     assert not list(edit.rglob("*.tmp"))
 
 

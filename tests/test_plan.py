@@ -23,6 +23,7 @@ def plans(draw) -> Plan:
             final_iterations=draw(st.integers(1, 7)),
             consolidation=draw(st.sampled_from(["progressive", "one-shot", "none"])),
             stop=draw(st.floats(0, 1)),
+            ranks=draw(st.integers(1, 3)),
         )
     )
 
@@ -32,8 +33,7 @@ def plans(draw) -> Plan:
 def test_every_view_goes_through_every_timestep_once(plan: Plan) -> None:
     done: Counter = Counter()
     order: dict[tuple[Task, int], list[int]] = {}
-    for step in range(plan.total):
-        item = plan.at(step)
+    for item in (plan.at(step, rank) for step in range(plan.total) for rank in range(plan.config.ranks)):
         if item.task in (Task.INVERT, Task.DENOISE, Task.DECODE):
             for view in plan.views_of(item.chunk):
                 done[item.task, view, item.index] += 1
@@ -150,7 +150,7 @@ def test_revisions_keep_what_was_done_and_leave_no_view_behind(plan: Plan, data:
             revised = plan.revised(revision)
         except ValueError as error:
             # Refused only while nothing is edited yet, or where all is finished already.
-            inverting = revision.step < plan.chunks * plan.config.num_steps
+            inverting = revision.step < plan.rounds * plan.config.num_steps
             started = any(
                 plan.at(step).task == Task.DENOISE and plan.at(step).attempt == reached.attempt
                 for step in range(revision.step)
@@ -175,11 +175,10 @@ def test_revisions_keep_what_was_done_and_leave_no_view_behind(plan: Plan, data:
     reached = plan.stages[-2].indices[0]
     fits: set[int] = set()
     order: dict[int, list[int]] = {chunk: [] for chunk in range(plan.chunks)}
-    for step in range(plan.total):
-        item = plan.at(step)
+    for item in (plan.at(step, rank) for step in range(plan.total) for rank in range(plan.config.ranks)):
         if item.task == Task.FIT and item.attempt == attempt:
             fits.add(item.interval)
-        if item.task == Task.DENOISE and item.attempt == attempt:
+        if item.task == Task.DENOISE and item.attempt == attempt and item.chunk < plan.chunks:
             order[item.chunk].append(item.index)
             assert item.fitted is None or item.fitted in fits
     # Every view of the last attempt goes from the noise to where it is decoded, and nothing is done twice.

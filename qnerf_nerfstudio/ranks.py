@@ -1,0 +1,29 @@
+"""What the processes of a distributed run tell each other. In a run of one process nothing happens here."""
+
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from nerfstudio.utils import comms
+
+Value = TypeVar("Value")
+
+
+def wait() -> None:
+    """Go on when every process has come here."""
+    if comms.get_world_size() > 1:
+        comms.synchronize()
+
+
+def told(value: Value, device: torch.device) -> Value:
+    """The main process's value, in every process.
+
+    Args:
+        value: The value of this process, which only counts in the main one.
+        device: The process's own device, which NCCL sends from.
+    """
+    if comms.get_world_size() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0, device=device)
+    return values[0]
