@@ -1,11 +1,13 @@
 """Seconds per view of every part of an edit, ours against the same editor driven naively, measured in one run.
 
     python benchmarks/edit_speed.py                      # the bundled editor on the CPU
-    python benchmarks/edit_speed.py --size sd --device cuda   # Stable Diffusion's size, random weights
+    python benchmarks/edit_speed.py --size sd --device cuda --views 40 --chunk 4   # SD's size, random weights
+    python benchmarks/edit_speed.py --size sd --resolution 256 --chunk 1 --repeats 1   # the same, small, on a CPU
 
 Naive: one view at a time, source and target in separate passes, guidance through the whole UNet with gradients of its
 weights. Ours: chunks of views, source and target in one batch, the forward pass of guidance ends at the last query
-layer, and only the latents get gradients.
+layer, and only the latents get gradients. Fits and the final field are the same for both; their times follow from that
+of a training step.
 """
 
 import os
@@ -17,10 +19,13 @@ from typing import Literal
 
 import torch
 import tyro
+from qnerf_speed import Benchmark as FieldBenchmark
+from qnerf_speed import measure as measure_field
 from rich.console import Console
 from rich.table import Table
 from sd_models import sd_size_editor
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from qnerf_nerfstudio.config import qnerf_edit, qnerf_edit_tiny
 from qnerf_nerfstudio.editor.attention import AttentionState, KeysValues
@@ -44,6 +49,10 @@ class Benchmark:
     """Views of the edit whose total is stated."""
     chunk: int = 8
     """Views at once."""
+    resolution: int | None = None
+    """Side of the images in pixels; by default the method's."""
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None
+    """Precision of the diffusion models; by default the method's on CUDA, float32 on a CPU."""
     repeats: int = 3
     """Timed runs of each part; their median counts. One more goes before them."""
 
@@ -128,6 +137,44 @@ def seconds(action: Callable[[], object], config: Benchmark) -> float:
     return statistics.median(times[1:]) / config.chunk
 
 
+def matmul_rate(device: str, dtype: torch.dtype) -> float:
+    """Operations per second that a large matrix product reaches on this machine."""
+    side = 2048 if device == "cpu" else 8192
+    matrix = torch.randn(side, side).to(device, dtype)
+    once = Benchmark(device=device, chunk=1)
+    return 2 * side**3 / seconds(lambda: matrix @ matrix, once)
+
+
+def operations(action: Callable[[], object]) -> float:
+    """Floating point operations of an action's matrix products, convolutions and attention."""
+    with FlopCounterMode(display=False) as counter:
+        action()
+    return float(counter.get_total_flops())
+
+
+def utilisation(name: str, action: Callable[[], object], dtype: torch.dtype, config: Benchmark) -> str:
+    """What share of a matrix product's speed an action reaches, in words."""
+    peak = matmul_rate(config.device, dtype)
+    reached = operations(action) / config.chunk / seconds(action, config)
+    return (
+        f"{name}: {reached / 1e12:.3f} of the {peak / 1e12:.3f} TFLOP/s that a matrix product in {dtype} reaches here, "
+        f"{100 * reached / peak:.0f} %"
+    )
+
+
+def rest_of_the_run(base: QNerfPipelineConfig, editing: float, fits: int, config: Benchmark) -> str:
+    """Time of a whole run in words, from that of editing a view and that of a training step."""
+    rays = base.datamanager.train_num_rays_per_batch
+    method = "qnerf-edit-tiny" if config.size == "tiny" else "qnerf-edit"
+    step = rays / measure_field(False, FieldBenchmark(rays=rays, field=method, device=config.device))["rays/s"]
+    fields = base.source_iterations + base.final_iterations
+    return (
+        f"{config.views} views in all: editing {editing * config.views / 60:.1f} min, {fits} fits "
+        f"{fits * base.fit_iterations * step / 60:.1f} min, fields of photos and of edited views "
+        f"{fields * step / 60:.1f} min ({1000 * step:.0f} ms a training step of {rays} rays)"
+    )
+
+
 def by_view(action: Callable[[slice], object], count: int) -> Callable[[], object]:
     """An action for each view alone."""
     return lambda: [action(slice(view, view + 1)) for view in range(count)]
@@ -137,7 +184,9 @@ def main(config: Benchmark) -> None:
     """Print the table."""
     base = (qnerf_edit_tiny if config.size == "tiny" else qnerf_edit).config.pipeline
     assert isinstance(base, QNerfPipelineConfig)
-    settings = replace(base.editor, guidance_strength=0.05)
+    dtype = config.dtype or (base.editor.dtype if config.device != "cpu" else "float32")
+    resolution = config.resolution or base.editor.resolution
+    settings = replace(base.editor, guidance_strength=0.05, dtype=dtype, resolution=resolution)
     editor = (
         load_trained(BUNDLED_FOLDER, config.device)
         if config.size == "tiny"
@@ -216,6 +265,9 @@ def main(config: Benchmark) -> None:
     table.add_row(f"{config.views} views, min", "", *(f"{total * config.views / 60:.2f}" for total in totals), "")
     console = Console()
     console.print(table)
+    for name in ("inversion step", "look-ahead step"):
+        console.print(utilisation(name, parts[name][0], editor.dtype, config))
+    console.print(rest_of_the_run(base, totals[0], counts["extraction"], config))
     if config.device != "cpu":
         console.print(f"peak memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
 

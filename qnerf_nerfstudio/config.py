@@ -108,13 +108,15 @@ _tiny.pipeline = QNerfPipelineConfig(
         proposal_net_args_list=[{"hidden_dim": 16, "log2_hashmap_size": 14, "num_levels": 4, "max_res": 128}],
         proposal_warmup=300,
         proposal_weights_anneal_max_num_iters=300,
-        query_width=96,
+        # Twelve channels a layer: a ninth of the raw queries, and guidance points the same way (benchmarks/README.md).
+        query_width=72,
         camera_optimizer=deepcopy(_edit.pipeline.model.camera_optimizer),  # pyright: ignore[reportAttributeAccessIssue]
     ),
     editor=EditorConfig(
         model=BUNDLED,
         resolution=128,
         dtype="float32",
+        vae_slicing=False,
         num_steps=20,
         guidance_scale=1.0,
         injection_start=0.0,

@@ -228,3 +228,17 @@ def test_query_maps_of_non_square_latents_have_their_shape(tmp_path: Path) -> No
 def test_settings_out_of_range_are_named(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=field):
         EditorConfig(**{field: value}).validate()
+
+
+def test_memory_settings_change_no_result(tmp_path: Path) -> None:
+    plain = make_editor(tmp_path, guidance_strength=0.05, vae_slicing=False)
+    small = make_editor(tmp_path, guidance_strength=0.05, checkpointing=True, vae_tiling=True)
+    assert small.vae.use_slicing and small.vae.use_tiling and small.unet.is_gradient_checkpointing
+    latents, controls = inputs()
+    source = SourceBranch(inputs(seed=5)[0], inputs(seed=6)[1])
+    targets = targets_of(plain, inputs(seed=9)[0], controls, 4)
+    steps = [each.denoise_step(latents, 4, prompts(each), controls, source, targets) for each in (plain, small)]
+    assert (steps[0] - plain.denoise_step(latents, 4, prompts(plain), controls, source)).norm() > 1e-3
+    torch.testing.assert_close(*steps, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(plain.decode(latents), small.decode(latents), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(plain.encode(controls), small.encode(controls), atol=1e-5, rtol=1e-5)

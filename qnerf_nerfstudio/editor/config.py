@@ -28,6 +28,12 @@ class EditorConfig:
     """Precision of the diffusion models. CPUs want float32."""
     device: str | None = None
     """Torch device of the diffusion models; by default that of the field."""
+    vae_slicing: bool = True
+    """The VAE takes one view at a time, so that its memory does not grow with the chunk."""
+    vae_tiling: bool = False
+    """The VAE works in overlapping tiles of the size that it was trained at: less memory for larger images."""
+    checkpointing: bool = False
+    """Guidance computes the UNet's activations twice in the place of keeping them: less memory, slower."""
     num_steps: int = 50
     """Number of DDIM timesteps, T, of inversion and of sampling."""
     guidance_scale: float = 5.0
