@@ -12,6 +12,7 @@ from nerfstudio.utils.io import load_from_json
 from numpy.typing import NDArray
 from torch import Tensor
 
+from qnerf_nerfstudio.capture_check import check_capture
 from qnerf_nerfstudio.controls import Views
 from qnerf_nerfstudio.controls.cameras import invert_affine, transform_cameras
 from qnerf_nerfstudio.datamanager import QNerfDataManager, QNerfDataManagerConfig
@@ -25,11 +26,9 @@ def read_capture(data: Path) -> QNerfDataManager:
     """The capture with all of its photos.
 
     Raises:
-        UserError: There is no transforms.json.
+        UserError: The capture cannot be used.
     """
-    transforms = data if data.suffix == ".json" else data / "transforms.json"
-    if not transforms.exists():
-        raise UserError(f"{transforms} does not exist; --data is a nerfstudio dataset, as ns-process-data makes them")
+    check_capture(data)
     manager = QNerfDataManagerConfig(data=data, dataparser=NerfstudioDataParserConfig(data=data)).setup(
         device="cpu", test_mode="val"
     )

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 
 from qnerf_nerfstudio.errors import UserError
 from qnerf_nerfstudio.scenes import CaptureConfig, write_capture
@@ -153,5 +154,5 @@ def main() -> None:
     try:
         command.run(console)
     except (UserError, FileExistsError, ValueError) as error:
-        console.print(f"[bold red]qnerf:[/bold red] {error}", soft_wrap=True)
+        console.print(f"[bold red]qnerf:[/bold red] {escape(str(error))}", soft_wrap=True, highlight=False)
         sys.exit(2)

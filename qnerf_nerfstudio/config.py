@@ -8,7 +8,6 @@ from nerfstudio.configs.base_config import MachineConfig, ViewerConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
-from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.plugins.types import MethodSpecification
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -17,6 +16,7 @@ from qnerf_nerfstudio.datamanager import QNerfDataManagerConfig
 from qnerf_nerfstudio.editor.config import BUNDLED, EditorConfig
 from qnerf_nerfstudio.model import QNerfModelConfig
 from qnerf_nerfstudio.pipeline import QNerfPipelineConfig
+from qnerf_nerfstudio.trainer import QNerfTrainerConfig
 
 
 @dataclass
@@ -47,7 +47,7 @@ def _optimizers() -> dict[str, dict]:
     }
 
 
-_edit = TrainerConfig(
+_edit = QNerfTrainerConfig(
     method_name="qnerf-edit",
     steps_per_eval_batch=0,
     steps_per_eval_image=0,

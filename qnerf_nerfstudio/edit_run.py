@@ -12,12 +12,13 @@ from nerfstudio.utils import comms
 from torch import Tensor
 from torch.nn import functional as F
 
-from qnerf_nerfstudio import ranks
+from qnerf_nerfstudio import __version__, ranks
 from qnerf_nerfstudio.controls import Edit, control_kind
 from qnerf_nerfstudio.controls.cameras import invert_affine, transform_points
 from qnerf_nerfstudio.datamanager import QNerfDataManager, dataset_to_scene
 from qnerf_nerfstudio.dataset import add_points, write_dataset
 from qnerf_nerfstudio.errors import UserError
+from qnerf_nerfstudio.fingerprint import contents, differences, flat_document
 from qnerf_nerfstudio.grids import relative_errors, render_codes, render_grid, surface_points
 from qnerf_nerfstudio.influence import composite
 from qnerf_nerfstudio.model import QNerfModel
@@ -55,7 +56,8 @@ class EditRun:
         data: The capture.
         model: The field.
         store: The run's edit/ folder.
-        resume: Whether the run goes on with what lies in the folder.
+        settings: What the result depends on, by the name of its option; a run that goes on must not differ in it.
+        resume: Whether the run goes on from a checkpoint.
 
     Raises:
         UserError: Settings are out of range, the edit does not fit the capture or the editor, or the folder holds
@@ -70,6 +72,7 @@ class EditRun:
         data: QNerfDataManager,
         model: QNerfModel,
         store: EditStore,
+        settings: dict[str, str],
         resume: bool,
     ) -> None:
         self.config, self.edit, self.data, self.model, self.store = config, edit, data, model, store
@@ -77,6 +80,8 @@ class EditRun:
         self.rank, count = comms.get_rank(), comms.get_world_size()
         try:
             config.editor.validate()
+            if not 0 <= config.feather <= 0.5:
+                raise ValueError(f"feather is {config.feather}; expected 0 to 0.5")
             self.plan = Plan(
                 PlanConfig(
                     views=len(views),
@@ -96,6 +101,11 @@ class EditRun:
             raise UserError(f"--pipeline.{error}") from error
         self.attempts = [Attempt(edit.prompt, config.editor.guidance_scale)]
         self._manifest = store.root / "manifest.json"
+        self._basis = {
+            "settings": settings,
+            "edit.json": flat_document("edit", edit.model_dump(mode="json")),
+            "photos": contents(data.filenames),
+        }
         self._read_manifest(resume)
         self._runner: SliceRunner | None = None
         self._attempt: int | None = None
@@ -106,11 +116,16 @@ class EditRun:
                 f"--pipeline.model.query-width is {config.model.query_width}; the editor has {layers} query layers, "
                 f"expected at least one code channel for each"
             )
+        from qnerf_nerfstudio.editor.memory import check_memory
+
+        size = editor.image_size(*views.size)
+        guided = config.consolidation != "none" and config.editor.mode == "guidance"
+        check_memory(editor, self.plan.config.chunk, size, guided=guided and config.editor.guidance_strength > 0)
         self.projected = project_edit(
             edit,
             folder,
             data,
-            editor.image_size(*views.size),
+            size,
             model.scene_box.aabb,
             restrict=config.region,
         )
@@ -242,6 +257,7 @@ class EditRun:
             prompts=Prompts(*map(editor.encode_prompt, (edit.source_prompt, edit.prompt, edit.negative_prompt))),
             source_controls=self.projected.source,
             target_controls=self.projected.target,
+            names=self.projected.names,
             num_train=self.data.num_train,
             code_width=self.config.model.query_width // len(editor.layer_names),
             masks=self.projected.influence.latent_masks(editor.latent_stride),
@@ -261,19 +277,33 @@ class EditRun:
 
     def _read_manifest(self, resume: bool) -> None:
         """Refuse to mix two edits in one folder; take up the revisions of a run that goes on."""
-        if not resume:
-            if self._manifest.exists():
+        if not self._manifest.exists():
+            if resume:
                 raise UserError(
-                    f"{self.store.root} already holds an edit; go on with it by --load-dir "
-                    f"{self.store.root.parent / 'nerfstudio_models'}, or start another one under another --timestamp"
+                    f"--load-dir: {self.store.root} holds no edit to go on with; give the --output-dir, "
+                    f"--experiment-name and --timestamp of the run that was stopped"
                 )
             return
-        manifest = json.loads(self._manifest.read_text()) if self._manifest.exists() else {}
-        if manifest.get("plan") != self.plan.hash:
+        try:
+            manifest = json.loads(self._manifest.read_text())
+            before = {key: dict(manifest[key]) for key in self._basis}
+            version = str(manifest["version"])
+        except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"--load-dir: {self.store.root} holds no edit with this plan ({self.plan.hash}); resume with the "
-                f"settings, --output-dir, --experiment-name and --timestamp of the run that was stopped"
+                f"{self._manifest} cannot be read, or an older version of qnerf-nerfstudio than {__version__} wrote it "
+                f"({error!r}); edit the scene again under another --timestamp"
+            ) from error
+        if version.split(".")[:2] != __version__.split(".")[:2]:
+            raise UserError(
+                f"{self.store.root} was begun by qnerf-nerfstudio {version}, this is {__version__}; go on with pip "
+                f"install qnerf-nerfstudio=={version}, or edit the scene again under another --timestamp"
             )
+        for key, now in self._basis.items():
+            if different := differences(before[key], now):
+                raise UserError(
+                    f"{self.store.root} was begun with other {key}: {different}; go on with those that it was begun "
+                    f"with, or start another edit under another --timestamp"
+                )
         revisions = tuple(Revision(**each) for each in manifest.get("revisions", []))
         self.plan = Plan(self.plan.config, revisions)
         self.attempts += [Attempt(**each) for each in manifest.get("attempts", [])[1:]]
@@ -282,10 +312,12 @@ class EditRun:
         write_json(
             self._manifest,
             {
+                "version": __version__,
                 "plan": self.plan.hash,
+                **self._basis,
                 "edit": self.edit.model_dump(mode="json"),
                 "views": self.projected.names,
-                "photos": [str(path.absolute()) for path in self.data.filenames],
+                "paths": [str(path.absolute()) for path in self.data.filenames],
                 "training_views": self.data.num_train,
                 "image_size": list(self.edit_size),
                 "revisions": [asdict(each) for each in self.plan.revisions],

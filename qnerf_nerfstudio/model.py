@@ -18,6 +18,7 @@ from nerfstudio.models.nerfacto import NerfactoModel, NerfactoModelConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from qnerf_nerfstudio import __version__
 from qnerf_nerfstudio.encoding import gather_encodings
 from qnerf_nerfstudio.field import QNerfField, QNerfHeadNames
 from qnerf_nerfstudio.region import Region
@@ -159,12 +160,15 @@ class QNerfModel(NerfactoModel):
             if name in weights:
                 parameter.data.copy_(weights[name])
 
-    def get_extra_state(self) -> dict[str, int]:
-        """What nerfstudio's checkpoints leave out: when the proposal networks were updated last."""
+    def get_extra_state(self) -> dict[str, int | str]:
+        """What nerfstudio's checkpoints leave out: our version, and when the proposal networks were updated last."""
+        return {"version": __version__, **self._counters()}
+
+    def _counters(self) -> dict[str, int]:
         sampler = self.proposal_sampler
         return {"steps_since_update": sampler._steps_since_update, "step": sampler._step}
 
-    def set_extra_state(self, state: dict[str, int]) -> None:
+    def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what get_extra_state returned."""
         self.proposal_sampler._steps_since_update = state["steps_since_update"]
         self.proposal_sampler._step = state["step"]
@@ -190,7 +194,7 @@ class QNerfModel(NerfactoModel):
         """Render colour, depth, accumulation and query codes of rays."""
         if self.training:
             self.camera_optimizer.apply_to_raybundle(ray_bundle)
-        counters = self.get_extra_state()
+        counters = self._counters()
         samples, weights_list, samples_list = self.proposal_sampler(ray_bundle, density_fns=self.density_fns)
         if not self.training:
             # Nerfstudio's sampler counts a render as an update of the proposal networks; what was looked at meanwhile,

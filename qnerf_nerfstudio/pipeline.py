@@ -12,7 +12,6 @@ from typing import Any, Literal, cast
 import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.engine.optimizers import Optimizers
-from nerfstudio.engine.trainer import Trainer
 from nerfstudio.models.base_model import Model
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from nerfstudio.utils import comms
@@ -22,12 +21,15 @@ from torch import Tensor
 from torch.cuda.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
-from qnerf_nerfstudio import ranks
+from qnerf_nerfstudio import __version__, ranks
+from qnerf_nerfstudio.capture_check import check_capture
 from qnerf_nerfstudio.controls import Edit, load_edit
 from qnerf_nerfstudio.datamanager import QNerfDataManager, QNerfDataManagerConfig
 from qnerf_nerfstudio.edit_run import Attempt, EditRun
 from qnerf_nerfstudio.editor import EditorConfig
-from qnerf_nerfstudio.errors import UserError
+from qnerf_nerfstudio.errors import UserError, one_sentence
+from qnerf_nerfstudio.fingerprint import settings
+from qnerf_nerfstudio.markdown import plain
 from qnerf_nerfstudio.model import QNerfModel, QNerfModelConfig
 from qnerf_nerfstudio.panel import EditPanel
 from qnerf_nerfstudio.plan import Consolidation, Plan, Revision, Stage, Task
@@ -35,6 +37,7 @@ from qnerf_nerfstudio.progress import Progress, summary
 from qnerf_nerfstudio.seeds import seed_everything
 from qnerf_nerfstudio.store import EditStore
 from qnerf_nerfstudio.targets import set_targets
+from qnerf_nerfstudio.trainer import QNerfTrainer, resume_command
 
 
 @dataclass
@@ -50,6 +53,8 @@ class QNerfPipelineConfig(VanillaPipelineConfig):
     """The diffusion models and how they are sampled."""
     edit: Path | None = None
     """The edit; by default edit.json in the data folder."""
+    outside_paths: bool = False
+    """Let edit.json and transforms.json name files outside of their own folders."""
     consolidation: Consolidation = "progressive"
     """How views are made to agree: "progressive" (interval by interval), "one-shot" (one fit, early), or "none"."""
     tau: int = 5
@@ -80,16 +85,6 @@ class QNerfPipelineConfig(VanillaPipelineConfig):
     """Width of the seam between edited view and photo, inside the region, as a share of the image's shorter side."""
 
 
-@contextmanager
-def _one_sentence() -> Iterator[None]:
-    """Show a user's error as one sentence in the place of a traceback."""
-    try:
-        yield
-    except UserError as error:
-        CONSOLE.print(f"[bold red]qnerf-edit:[/bold red] {error}", markup=True, soft_wrap=True)
-        sys.exit(2)
-
-
 class QNerfPipeline(VanillaPipeline):
     """Edits the views of a capture step by step while its field is trained.
 
@@ -112,8 +107,8 @@ class QNerfPipeline(VanillaPipeline):
         self._edit: Edit | None = None
         self._edit_path = Path()
         if test_mode == "val":
-            with _one_sentence():
-                self._edit_path, self._edit = self._load_edit(config)
+            with one_sentence():
+                self._edit_path, self._edit = self._read_inputs(config)
         super().__init__(config, device, test_mode, grad_scaler=grad_scaler)
         if world_size > 1:
             # Nerfstudio's pipeline wraps models on CUDA devices only; the processes of a test run on the CPU.
@@ -125,17 +120,18 @@ class QNerfPipeline(VanillaPipeline):
             # They are those of the main process now.
             self._qnerf.keep_initial_weights()
         self._run: EditRun | None = None
-        self._trainer: Trainer | None = None
+        self._trainer: QNerfTrainer | None = None
         self._stage_number: int | None = None
         self._progress = Progress()
         if self._edit is not None:
             self.editing = EditPanel(self._edit.prompt, config.editor.guidance_scale)
 
     @staticmethod
-    def _load_edit(config: QNerfPipelineConfig) -> tuple[Path, Edit]:
+    def _read_inputs(config: QNerfPipelineConfig) -> tuple[Path, Edit]:
         data = Path(config.datamanager.data or config.datamanager.dataparser.data)
+        check_capture(data, config.outside_paths, getattr(config.datamanager.dataparser, "downscale_factor", None))
         path = config.edit or (data.parent if data.suffix == ".json" else data) / "edit.json"
-        edit = load_edit(path)
+        edit = load_edit(path, config.outside_paths)
         prompt = config.model.prompt
         if prompt is not None:
             if not prompt.strip():
@@ -159,8 +155,8 @@ class QNerfPipeline(VanillaPipeline):
     ) -> list[TrainingCallback]:
         """Prepare the run (models, controls, plan), and hook its slices in before every train iteration."""
         trainer = training_callback_attributes.trainer
-        assert trainer is not None and self._edit is not None, "qnerf-edit is trained by nerfstudio's Trainer"
-        with _one_sentence():
+        assert isinstance(trainer, QNerfTrainer) and self._edit is not None, "qnerf-edit is trained by QNerfTrainer"
+        with one_sentence():
             self._prepare(trainer, self._edit)
         callbacks = super().get_training_callbacks(training_callback_attributes)
         # The slice goes first: a change of stage resets what the model's own callbacks then schedule.
@@ -168,7 +164,7 @@ class QNerfPipeline(VanillaPipeline):
         walk = TrainingCallback([before], self._before_iteration, update_every_num_iters=1)
         return [walk, *callbacks, TrainingCallback([after], self._after_train)]
 
-    def _prepare(self, trainer: Trainer, edit: Edit) -> None:
+    def _prepare(self, trainer: QNerfTrainer, edit: Edit) -> None:
         """Check everything that can be checked before long work, load the editor, make the plan."""
         # Threads sum the hash grid's gradients in any order otherwise; the same seed is to give the same run.
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -182,6 +178,7 @@ class QNerfPipeline(VanillaPipeline):
             self.datamanager,
             self._qnerf,
             store,
+            settings=settings(trainer.config, comms.get_world_size()),
             resume=trainer._start_step > 0,
         )
         if trainer._start_step >= run.plan.total:
@@ -195,8 +192,9 @@ class QNerfPipeline(VanillaPipeline):
         self.editing.connect(trainer, store.root, self.datamanager.filenames[: self.datamanager.num_train])
         if self._main:
             CONSOLE.print(str(run), soft_wrap=True, markup=False)
+            CONSOLE.print(f"If it stops, go on with: {resume_command(trainer.config)}", soft_wrap=True, markup=False)
 
-    def _set_length(self, trainer: Trainer, plan: Plan) -> None:
+    def _set_length(self, trainer: QNerfTrainer, plan: Plan) -> None:
         """Set the number of training steps from the plan, and write it and the edited views' folder into config.yml."""
         asked = trainer.config.max_num_iterations
         if asked not in (0, plan.total):
@@ -210,7 +208,7 @@ class QNerfPipeline(VanillaPipeline):
             trainer.config.save_config()
         self._set_loop(trainer, trainer._start_step)
 
-    def _set_loop(self, trainer: Trainer, start: int) -> None:
+    def _set_loop(self, trainer: QNerfTrainer, start: int) -> None:
         """Let the trainer's next loop go from step `start` to the end of the plan."""
         assert self._run is not None
         trainer._start_step = start
@@ -221,15 +219,48 @@ class QNerfPipeline(VanillaPipeline):
 
     def _before_iteration(self, step: int) -> None:
         """Do the slice of training step `step`."""
+        with self._stopping(step):
+            self._do_slice(step)
+
+    @contextmanager
+    def _stopping(self, step: int) -> Iterator[None]:
+        """End the program with one sentence where training step `step` cannot be done; those before it are saved."""
+        trainer = self._trainer
+        assert trainer is not None
+        try:
+            yield
+        except FloatingPointError as error:
+            if step > 0:
+                trainer.save_checkpoint(step - 1)
+            reason = f"{error}; what was done before is saved"
+        except (OSError, UserError) as error:
+            reason = str(error)
+        else:
+            return
+        with one_sentence(1):
+            raise UserError(f"{reason}; go on with: {resume_command(trainer.config)}")
+
+    def _do_slice(self, step: int) -> None:
         run, trainer = self._run, self._trainer
         assert run is not None and trainer is not None
+        if ranks.told(trainer.interrupted, self.device):
+            if step > 0:
+                trainer.save_checkpoint(step - 1)
+            CONSOLE.print(
+                f"Stopped before training step {step} of {run.plan.total}, everything is saved. Go on with: "
+                f"{resume_command(trainer.config)}",
+                soft_wrap=True,
+                markup=False,
+            )
+            sys.exit(130)
         self._heed_request(run, step)
         if step >= run.plan.total - 1:
             # A plan that was finished early ends before the trainer's loop does.
             trainer.stop_training = True
         # A step's random numbers follow from its number alone, so a run that resumes draws those of one that did not.
         # Every process draws rays of its own.
-        seed_everything(trainer.config.machine.seed * 1_000_003 + step + comms.get_rank() * 500_000_003)
+        seed = trainer.config.machine.seed * 1_000_003 + step + comms.get_rank() * 500_000_003
+        seed_everything(seed)
         number = run.plan.stage_at(step)
         if number != self._stage_number:
             self._enter_stage(run, number, step)
@@ -239,6 +270,8 @@ class QNerfPipeline(VanillaPipeline):
             self._progress.show(status)
         item = run.plan.at(step, comms.get_rank())
         folder = run.do(item)
+        # A slice that was done before a kill is passed over; the training that follows must not depend on it.
+        seed_everything(seed)
         if folder is not None:
             self.editing.add_edited(run.plan.views_of(item.chunk), folder)
         if item.last and self._main:
@@ -247,9 +280,33 @@ class QNerfPipeline(VanillaPipeline):
     def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
         """Losses of a training step; some of them are kept for the report."""
         outputs, losses, metrics = super().get_train_loss_dict(step)
-        if self._run is not None:
-            self._progress.note_losses(self._run.plan, step, losses)
+        if self._run is None:
+            return outputs, losses, metrics
+        with self._stopping(step):
+            if _not_finite(losses):
+                with torch.autocast(self.device.type, enabled=False):
+                    outputs, losses, metrics = super().get_train_loss_dict(step)
+            if name := _not_finite(losses):
+                stage = self._run.plan.stages[self._run.plan.stage_at(step)].description
+                raise FloatingPointError(
+                    f"the field's {name} is not finite at training step {step} ({stage}), in float32 neither; try a "
+                    f"smaller --optimizers.fields.optimizer.lr"
+                )
+        self._progress.note_losses(self._run.plan, step, losses)
         return outputs, losses, metrics
+
+    def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
+        """Load a checkpoint; one that another version made is refused in a sentence where it does not fit."""
+        made = loaded_state.get("_model._extra_state", {}).get("version", "0.1.0")
+        with one_sentence():
+            try:
+                super().load_pipeline(loaded_state, step)
+            except RuntimeError as error:
+                raise UserError(
+                    f"the checkpoint was made by qnerf-nerfstudio {made} and does not fit this version, {__version__}, "
+                    f"or its config.yml was changed ({str(error).splitlines()[-1].strip()}); use pip install "
+                    f"qnerf-nerfstudio=={made}, or edit the scene again"
+                ) from error
 
     def _heed_request(self, run: EditRun, step: int) -> None:
         """Revise the plan where somebody at the viewer asked for it."""
@@ -260,7 +317,7 @@ class QNerfPipeline(VanillaPipeline):
         try:
             run.revise(Revision(step, request.kind), attempt)
         except ValueError as error:
-            self.editing.say(str(error))
+            self.editing.say(plain(str(error)))
             CONSOLE.print(f"Not done: {error}.", style="yellow", soft_wrap=True)
             return
         CONSOLE.print(f"The plan was revised at the viewer: it ends at training step {run.plan.total} now.")
@@ -339,3 +396,8 @@ class QNerfPipeline(VanillaPipeline):
             optimizers.load_optimizers({name: each.state_dict() for name, each in loaded.optimizers.items()})
             optimizers.load_schedulers({name: each.state_dict() for name, each in loaded.schedulers.items()})
         return optimizers
+
+
+def _not_finite(losses: dict[str, Tensor]) -> str | None:
+    """The name of a loss that is NaN or infinite, None where all are finite."""
+    return next((name for name, loss in losses.items() if not loss.detach().isfinite().all()), None)

@@ -22,6 +22,7 @@ from qnerf_nerfstudio.controls.skeleton import skeleton_colours
 from qnerf_nerfstudio.controls.solids import box_mesh, load_mesh
 from qnerf_nerfstudio.datamanager import QNerfDataManager, dataset_to_scene
 from qnerf_nerfstudio.errors import UserError
+from qnerf_nerfstudio.markdown import plain
 from qnerf_nerfstudio.posing import PoseDocument, Side, degrees, mirror, move_joint, quaternion, triangulate
 
 THUMBNAIL = 256
@@ -183,7 +184,7 @@ class PosePage:
                 try:
                     action()
                 except (UserError, OSError) as error:
-                    self.say(f"**{error}**")
+                    self.say(f"**{plain(str(error))}**")
                 self.refresh()
 
         return run
@@ -354,7 +355,7 @@ class PosePage:
     def _write(self) -> None:
         backup = self.document.save()
         kept = f"; the one before is {backup.name}" if backup is not None else ""
-        self.say(f"Saved {self.document.path}{kept}.")
+        self.say(f"Saved {plain(str(self.document.path))}{kept}.")
 
     def _look_through(self, client: viser.ClientHandle | None, index: int) -> None:
         if client is None:
@@ -368,8 +369,8 @@ class PosePage:
     def _begin_picking(self) -> None:
         self._clicks = []
         self.say(
-            f"Click **{self._selected}** in the photo **{self._photo.value}**; then choose another photo, look through "
-            f"it, and click there. The click is read where the photo shows it."
+            f"Click **{plain(self._selected)}** in the photo **{plain(self._photo.value)}**; then choose another "
+            f"photo, look through it, and click there. The click is read where the photo shows it."
         )
 
         @self.server.scene.on_pointer_event("click")
@@ -387,7 +388,7 @@ class PosePage:
             raise UserError("the lens shows nothing there; click inside the photo")
         self._clicks.append((index, origins[0, 0], directions[0, 0]))
         if len(self._clicks) < 2:
-            self.say(f"Now choose another photo, look through it, and click **{self._selected}** there.")
+            self.say(f"Now choose another photo, look through it, and click **{plain(self._selected)}** there.")
             return
         self.server.scene.remove_pointer_callback()
         _, origins, directions = zip(*self._clicks, strict=True)
@@ -395,7 +396,7 @@ class PosePage:
         point, gap = triangulate(torch.stack(origins), torch.stack(directions))
         self._place(point.tolist(), None)
         kept = " as far as its bone reaches" if self._lengths.value else ""
-        self.say(f"**{self._selected}** placed{kept}; the two clicks miss each other by {2 * gap:.3g}.")
+        self.say(f"**{plain(self._selected)}** placed{kept}; the two clicks miss each other by {2 * gap:.3g}.")
 
 
 def _set(element: Any, value: Any) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from qnerf_nerfstudio.captured import focus_of, in_dataset_coordinates, read_capture
 from qnerf_nerfstudio.controls import load_edit
 from qnerf_nerfstudio.controls.edit import Edit, SkeletonControl
+from qnerf_nerfstudio.controls.loading import refuse_outside
 from qnerf_nerfstudio.controls.solids import load_mesh
 from qnerf_nerfstudio.datamanager import dataset_to_scene
 from qnerf_nerfstudio.errors import UserError
@@ -281,6 +282,7 @@ def open_document(data: Path, path: Path, control: str, mesh: str | None) -> Pos
     else:
         if mesh is None:
             raise UserError("--control is mesh, but no --mesh is named; give its path relative to edit.json")
+        refuse_outside(path, "--mesh", mesh)
         load_mesh(path.parent / mesh)
         placed = {"mesh": mesh, "position": focus.tolist()}
         stated = {"type": "mesh", "source": placed, "target": placed}

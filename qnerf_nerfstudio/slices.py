@@ -1,13 +1,16 @@
 """The diffusion side of a run: each method does one slice of the plan, from files to files.
 
 Knows the editor and the store, not the field. A slice reads what earlier slices wrote and writes its own result, so
-doing it again gives the same files.
+doing it again would give the same files: a run that goes on passes over those that are there.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
+from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,6 +18,8 @@ from qnerf_nerfstudio.editor.editor import ControlNetEditor, Extraction, Prompts
 from qnerf_nerfstudio.plan import Plan, Slice
 from qnerf_nerfstudio.queries import CodecFit, QueryCodec
 from qnerf_nerfstudio.store import EditStore
+
+Result = TypeVar("Result", Tensor, Extraction)
 
 
 @dataclass
@@ -33,6 +38,8 @@ class SliceRunner:
     """Control images of the captured scene."""
     target_controls: Float[Tensor, "V 3 H W"]
     """Control images of the edited scene."""
+    names: list[str]
+    """File name of every view's photo."""
     num_train: int
     """Number of views whose queries the field may learn; the views after them are held out."""
     code_width: int
@@ -61,27 +68,34 @@ class SliceRunner:
 
     def invert(self, item: Slice) -> None:
         """One inversion step of a chunk."""
+        if self.store.has_latents("source", item.index, item.chunk):
+            return
         cleaner = self._latents("source", item.index + 1, item.chunk)
-        noisier = self.editor.invert_step(
-            cleaner, item.index, self.prompts.source, self._controls(item.chunk, target=False)
+        controls = self._controls(item.chunk, target=False)
+        noisier = self._finite(
+            lambda: self.editor.invert_step(cleaner, item.index, self.prompts.source, controls), "the latents", item
         )
-        self._save("source", item.index, item.chunk, noisier)
+        self.store.save_latents("source", item.index, item.chunk, noisier)
 
     def denoise(self, item: Slice, targets: QueryTargets | None) -> None:
         """One step of a chunk of edited views, towards `targets` where there are any."""
-        latents = self._edited(item)
-        self._save(f"edited-{item.attempt}", item.index + 1, item.chunk, self._step(latents, item, targets))
+        self._advance(f"edited-{item.attempt}", item, self._edited(item), targets)
 
     def look_ahead(self, item: Slice) -> None:
         """One unguided step of a chunk on the interval's look-ahead trajectory."""
-        trajectory = f"ahead-{item.interval}"
-        latents = self._ahead(item)
-        self._save(trajectory, item.index + 1, item.chunk, self._step(latents, item, None))
+        self._advance(f"ahead-{item.interval}", item, self._ahead(item), None)
+
+    def _advance(self, trajectory: str, item: Slice, latents: Tensor, targets: QueryTargets | None) -> None:
+        """One step of a chunk on a trajectory, where it was not done before."""
+        if self.store.has_latents(trajectory, item.index + 1, item.chunk):
+            return
+        stepped = self._finite(lambda: self._step(latents, item, targets), "the latents", item)
+        self.store.save_latents(trajectory, item.index + 1, item.chunk, stepped)
 
     def _ahead(self, item: Slice) -> Tensor:
         """The look-ahead latents before a slice; the trajectory branches off the edited one."""
         trajectory = f"ahead-{item.interval}"
-        if self.store.has(f"latents/{trajectory}/{item.index:04d}-{item.chunk:03d}"):
+        if self.store.has_latents(trajectory, item.index, item.chunk):
             return self._latents(trajectory, item.index, item.chunk)
         return self._edited(item)
 
@@ -109,8 +123,6 @@ class SliceRunner:
         if self.store.has(f"queries/{item.interval}/codec"):
             return None
         extraction = self._look(self._ahead(item), item)
-        for name, queries in extraction.queries.items():
-            self._check(queries, f"the queries of {name}", item.index, item.chunk)
         half = {name: queries.half() for name, queries in extraction.queries.items()}
         self.store.save(f"queries/raw-{item.interval}/{item.chunk:03d}", half)
         return extraction.preview
@@ -141,30 +153,42 @@ class SliceRunner:
         latents = self._edited(item)
         if item.index < self.editor.num_steps:
             return self._look(latents, item).preview.cpu()
-        return self.editor.decode(latents).cpu()
+        return self._finite(lambda: self.editor.decode(latents), "the pixels", item).cpu()
 
     def _look(self, latents: Tensor, item: Slice) -> Extraction:
-        return self.editor.extract(
-            latents,
-            item.index,
-            self.prompts,
-            self._controls(item.chunk, target=True),
-            self._source(item.index, item.chunk),
+        controls, source = self._controls(item.chunk, target=True), self._source(item.index, item.chunk)
+        return self._finite(
+            lambda: self.editor.extract(latents, item.index, self.prompts, controls, source), "the queries", item
         )
 
-    def _save(self, trajectory: str, index: int, chunk: int, latents: Tensor) -> None:
-        self._check(latents, "the latents", index, chunk)
-        self.store.save_latents(trajectory, index, chunk, latents)
+    def _finite(self, compute: Callable[[], Result], what: str, item: Slice) -> Result:
+        """What `compute` gives, computed once more in float32 where numbers go wrong.
 
-    def _check(self, values: Tensor, what: str, index: int, chunk: int) -> None:
-        """Stop where numbers go wrong, not many steps later."""
-        bad = ~values.flatten(1).isfinite().all(dim=1)
-        if bad.any():
-            view = self.plan.views_of(chunk)[int(bad.nonzero()[0])]
-            raise FloatingPointError(
-                f"{what} of view {view} at timestep index {index} are not finite; "
-                f"try --pipeline.editor.dtype float32 or a smaller --pipeline.editor.guidance-strength"
-            )
+        Raises:
+            FloatingPointError: They go wrong in float32, too; the message names view and timestep.
+        """
+        result = compute()
+        view = self._broken_view(result, item)
+        if view is None:
+            return result
+        where = f"{what} of {self.names[view]} are not finite at timestep {item.index + 1} of {self.editor.num_steps}"
+        if self.editor.dtype != torch.float32:
+            CONSOLE.print(f"{where}; once more in float32.", style="yellow", soft_wrap=True, markup=False)
+            with self.editor.in_float32():
+                result = compute()
+            view = self._broken_view(result, item)
+        if view is None:
+            return result
+        raise FloatingPointError(
+            f"{where}, in float32 neither; try a smaller --pipeline.editor.guidance-strength or "
+            f"--pipeline.editor.guidance-scale, and see that the models' files are whole"
+        )
+
+    def _broken_view(self, result: Tensor | Extraction, item: Slice) -> int | None:
+        """The first view whose numbers are not finite."""
+        parts = [result] if isinstance(result, Tensor) else [result.preview, *result.queries.values()]
+        good = torch.stack([part.flatten(1).isfinite().all(dim=1) for part in parts]).all(dim=0)
+        return None if good.all() else self.plan.views_of(item.chunk)[int(good.logical_not().nonzero()[0])]
 
 
 def load_codec(store: EditStore, interval: int) -> QueryCodec:

@@ -14,6 +14,7 @@ from playwright.sync_api import Page, sync_playwright
 from test_nerfstudio import SCRIPTS, SHORT, command
 
 from qnerf_nerfstudio.controls import load_edit
+from qnerf_nerfstudio.markdown import plain
 from qnerf_nerfstudio.pose_page import PosePage
 from qnerf_nerfstudio.posing import PoseDocument, open_document
 from qnerf_nerfstudio.scenes import CaptureConfig, write_capture
@@ -116,6 +117,24 @@ def test_a_joint_is_dragged_undone_and_saved(page: Page, capture: Path, tmp_path
         assert saved.target["r_wrist"] == pytest.approx(document.joints(0, "target")["r_wrist"])
         assert np.linalg.norm(np.subtract(saved.target["r_wrist"], before["r_wrist"])) > 1e-3
         assert (data / "edit.1.json").read_bytes() == original
+    finally:
+        served.server.stop()
+
+
+def test_what_users_wrote_is_no_code_on_the_page(page: Page, capture: Path) -> None:
+    document = open_document(capture, capture / "edit.json", "skeleton", None)
+    served = PosePage(capture, document, "127.0.0.1", free_port())
+    hostile = 'joint {globalThis.hacked = 1} <img src="x" onerror="globalThis.hacked = 1"/>\n\nexport const a = 1'
+    try:
+        page.goto(f"http://127.0.0.1:{served.server.get_port()}")
+        page.get_by_text("Connected").wait_for()
+        page.wait_for_timeout(1000)
+        served.say(f"Click **{plain(hostile)}** there.")
+        page.get_by_text("joint {globalThis.hacked = 1} <img").wait_for()
+        assert page.evaluate("globalThis.hacked") is None
+        # Without it, the page runs what it is told.
+        served.say("joint {globalThis.hacked = 1}")
+        wait_for(lambda: page.evaluate("globalThis.hacked") == 1, page, 10)
     finally:
         served.server.stop()
 

@@ -4,10 +4,11 @@ import copy
 import ctypes.util
 import json
 import os
+import shlex
+import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from qnerf_nerfstudio.scenes import CaptureConfig, write_capture
 from qnerf_nerfstudio.store import write_png
 
 SCRIPTS = Path(sys.executable).parent
+KILLED_TRAIN = Path(__file__).resolve().parents[1] / "benchmarks/killed_train.py"
 SHORT = [
     *("--pipeline.editor.num-steps", "6"),
     *("--pipeline.editor.resolution", "64"),
@@ -121,26 +123,41 @@ def test_same_seed_gives_the_same_edited_views(run: Path, capture: Path, tmp_pat
         assert path.read_bytes() == (again / "edit/images" / path.name).read_bytes()
 
 
-def test_killed_run_goes_on(run: Path, capture: Path, tmp_path: Path) -> None:
-    checkpoints = tmp_path / "e/qnerf-edit-tiny/t/nerfstudio_models"
-    where = ["--output-dir", tmp_path, "--experiment-name", "e", "--timestamp", "t", "--steps-per-save", "20"]
-    arguments = [SCRIPTS / "ns-train", "qnerf-edit-tiny", "--data", capture, *where, *SHORT]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    with subprocess.Popen(list(map(str, arguments)), env=environment, stdout=subprocess.DEVNULL) as process:
-        while not (checkpoints / "step-000000020.ckpt").exists():
-            assert process.poll() is None, "the run ended before it saved"
-            time.sleep(0.05)
-        time.sleep(1)
-        process.kill()
-    assert not (checkpoints.parent / "edit/transforms.json").exists()
-    resumed = train(capture, tmp_path, "--load-dir", str(checkpoints))
-    names = sorted(path.name for path in (run / "edit/images").iterdir())
-    assert sorted(path.name for path in (resumed / "edit/images").iterdir()) == names
-    for name in names:
-        assert (resumed / "edit/images" / name).read_bytes() == (run / "edit/images" / name).read_bytes()
+def test_a_run_that_is_killed_and_interrupted_ends_as_one_that_is_not(run: Path, capture: Path, tmp_path: Path) -> None:
+    """Killed half-way through a write before the first checkpoint, stopped by Ctrl-C, killed half-way through a
+    checkpoint and in the final field; benchmarks/kill_resume.py does so in all stages."""
+    folder = tmp_path / "e/qnerf-edit-tiny/t"
     length = yaml.load((run / "config.yml").read_text(), Loader=yaml.Loader).max_num_iterations
-    assert [path.name for path in checkpoints.iterdir()] == [f"step-{length - 1:09d}.ckpt"]
-    assert yaml.load((resumed / "config.yml").read_text(), Loader=yaml.Loader).max_num_iterations == length
+    where = ["--output-dir", tmp_path, "--experiment-name", "e", "--timestamp", "t", "--steps-per-save", "20"]
+    begin = ["qnerf-edit-tiny", "--data", capture, *where, *SHORT]
+    resume = [*begin, "--load-dir", folder / "nerfstudio_models"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "1000"}
+
+    def killed(step: int, place: str, options: list) -> subprocess.CompletedProcess:
+        words = [sys.executable, KILLED_TRAIN, step, place, *options]
+        return subprocess.run(list(map(str, words)), env=environment, capture_output=True, text=True, check=False)
+
+    assert killed(3, "write", begin).returncode == -signal.SIGKILL
+    assert list(folder.rglob("*.tmp")) and not (folder / "nerfstudio_models").exists()
+    stopped = killed(25, "interrupt", resume)
+    assert stopped.returncode == 130, stopped.stderr[-2000:]
+    assert "Traceback" not in stopped.stdout + stopped.stderr
+    assert [path.name for path in (folder / "nerfstudio_models").iterdir()] == ["step-000000024.ckpt"]
+    (told,) = (line for line in stopped.stdout.splitlines() if "everything is saved" in line)
+    words = shlex.split(told.split("Go on with: ")[1])
+    assert words[0] == "ns-train"
+    # The checkpoint of step 40 is torn; that of step 24 is still there.
+    assert killed(40, "checkpoint", words[1:]).returncode == -signal.SIGKILL
+    assert [path.name for path in (folder / "nerfstudio_models").iterdir()] == ["step-000000024.ckpt"]
+    assert killed(length - 3, "after", words[1:]).returncode == -signal.SIGKILL
+    command("ns-train", *words[1:])
+    names = sorted(path.name for path in (run / "edit/images").iterdir())
+    assert sorted(path.name for path in (folder / "edit/images").iterdir()) == names
+    for name in names:
+        assert (folder / "edit/images" / name).read_bytes() == (run / "edit/images" / name).read_bytes()
+    assert not list(folder.rglob("*.tmp"))
+    assert [path.name for path in (folder / "nerfstudio_models").iterdir()] == [f"step-{length - 1:09d}.ckpt"]
+    assert yaml.load((folder / "config.yml").read_text(), Loader=yaml.Loader).max_num_iterations == length
 
 
 NO_DIFFUSION = """

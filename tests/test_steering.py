@@ -122,12 +122,6 @@ def test_solids_are_controls_as_skeletons_are(capture: Path, tmp_path: Path, con
     assert all((a - b).abs().mean() > 5e-3 for a, b in zip(photos, edited, strict=True))
 
 
-def test_more_than_one_device_is_refused(capsys: pytest.CaptureFixture) -> None:
-    with pytest.raises(SystemExit):
-        copy.deepcopy(qnerf_edit_tiny.config.pipeline).setup(device="cpu", test_mode="val", world_size=2, local_rank=0)
-    assert "--machine.num-devices" in capsys.readouterr().out
-
-
 def test_progress_tells_what_remains() -> None:
     plan = Plan(PlanConfig(views=2, num_steps=4, tau=2, chunk=2, source_iterations=6, final_iterations=10))
     now = [0.0]

@@ -2,8 +2,9 @@
 
 from qnerf_nerfstudio.controls.cameras import Views
 from qnerf_nerfstudio.controls.draw import changed, control_images
-from qnerf_nerfstudio.controls.edit import Edit, Kind, control_kind, load_edit
+from qnerf_nerfstudio.controls.edit import Edit, Kind, control_kind
 from qnerf_nerfstudio.controls.images import load_control_images
+from qnerf_nerfstudio.controls.loading import load_edit
 from qnerf_nerfstudio.controls.skeleton import OPENPOSE_BONES, OPENPOSE_COLOURS, OPENPOSE_JOINTS, draw_skeleton
 
 __all__ = [

@@ -21,6 +21,7 @@ from qnerf_nerfstudio.controls.edit import (
 from qnerf_nerfstudio.controls.images import load_control_images
 from qnerf_nerfstudio.controls.skeleton import draw_skeleton
 from qnerf_nerfstudio.controls.solids import (
+    MAX_FACES,
     box_mesh,
     cast,
     depth_images,
@@ -72,8 +73,8 @@ def control_images(
     for key, images in zip(("source", "target"), drawn, strict=True):
         if not images.any():
             raise UserError(
-                f"{folder / 'edit.json'}: control.{key}: the {control.type} is outside every view; positions are in "
-                f"the coordinates of transforms.json"
+                f"{folder / 'edit.json'}: control.{key}: the {control.type} is outside every view, or too small to be "
+                f"seen in any; positions are in the coordinates of transforms.json"
             )
     return drawn
 
@@ -91,7 +92,7 @@ def _skeletons(parts: list[SkeletonControl], views: Views, to_scene: Tensor) -> 
             stated: dict = getattr(part, key)
             joints = {name: transform_points(to_scene.new_tensor(at), to_scene) for name, at in stated.items()}
             images = draw_skeleton(views, joints, part.all_bones)
-            canvas = torch.where(images.any(-1, keepdim=True), images, canvas)
+            canvas = torch.where((images > 0).any(-1, keepdim=True), images, canvas)
         drawn.append(_unit(canvas))
     return drawn[0], drawn[1]
 
@@ -111,6 +112,11 @@ def _solids(
                 mesh, factors = box_mesh(), placed.size
             matrix = placement_matrix(placed.position, placed.rotation, factors)
             meshes.append(transform_mesh(mesh, to_scene @ matrix))
+        if (faces := sum(len(mesh.faces) for mesh in meshes)) > MAX_FACES:
+            raise UserError(
+                f"{folder / 'edit.json'}: control.parts: the meshes of {key} have {faces} triangles in all, at most "
+                f"{MAX_FACES} are drawn; simplify the proxies"
+            )
         surfaces.append(cast(views, meshes))
     if control_kind(parts[0]) == "normal":
         source, target = normal_images(views, surfaces)

@@ -1,18 +1,50 @@
 """edit.json: the statement of an edit, in the dataset's own coordinates."""
 
-import difflib
-import json
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from qnerf_nerfstudio.controls.skeleton import OPENPOSE_BONES
-from qnerf_nerfstudio.errors import UserError
+from qnerf_nerfstudio.controls.wording import nearest, shown
 
-Coordinate = Annotated[float, Field(allow_inf_nan=False)]
+LARGEST = 1e6
+"""Coordinates, angles and lengths go up to this: single precision has a resolution of 0.06 there."""
+SMALLEST = 1e-6
+"""Lengths begin here."""
+MAX_JOINTS = 500
+"""Joints of all skeletons of an edit."""
+MAX_BONES = 500
+"""Bones of all skeletons of an edit."""
+MAX_PARTS = 100
+"""Parts of a control."""
+MAX_PROMPT = 2000
+"""Characters of a prompt; text encoders read far fewer."""
+
+
+def _plain_path(path: str) -> str:
+    if not path.isprintable():
+        raise ValueError(f"{shown(path)} has a character that cannot be printed; rename the file")
+    return path
+
+
+def _at_most(limit: int) -> BeforeValidator:
+    """Refuse long lists and objects before every entry is checked."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, list | tuple | dict) and len(value) > limit:
+            raise ValueError(f"has {len(value)} entries, at most {limit} are read; leave some out")
+        return value
+
+    return BeforeValidator(check)
+
+
+Coordinate = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
 Point = tuple[Coordinate, Coordinate, Coordinate]
-Length = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Length = Annotated[float, Field(ge=SMALLEST, le=LARGEST, allow_inf_nan=False)]
+Prompt = Annotated[str, Field(max_length=MAX_PROMPT)]
+Joint = Annotated[str, Field(max_length=100)]
+Joints = Annotated[dict[Joint, Point], Field(min_length=1), _at_most(MAX_JOINTS)]
+RelativePath = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_plain_path)]
 Kind = Literal["openpose", "depth", "normal"]
 """What a control image shows, and so which ControlNets can read it."""
 
@@ -25,22 +57,22 @@ class SkeletonControl(_Strict):
     """A skeleton in its source and target pose."""
 
     type: Literal["skeleton"]
-    source: dict[str, Point] = Field(min_length=1)
+    source: Joints
     """Position of every joint in the captured scene."""
-    target: dict[str, Point] = Field(min_length=1)
+    target: Joints
     """Position of every joint in the edited scene."""
-    bones: tuple[tuple[str, str], ...] | None = None
+    bones: Annotated[tuple[tuple[Joint, Joint], ...] | None, _at_most(MAX_BONES)] = None
     """Pairs of joints; by default OpenPose's limbs between the joints that there are."""
 
     @model_validator(mode="after")
     def _joints_known(self) -> "SkeletonControl":
         for name in sorted(set(self.source) ^ set(self.target)):
             missing, present = ("target", self.target) if name in self.source else ("source", self.source)
-            raise ValueError(f"joint {name!r} is missing in {missing}{_nearest(name, present)}")
+            raise ValueError(f"joint {name!r} is missing in {missing}{nearest(name, present)}")
         for first, second in self.bones or ():
             for name in (first, second):
                 if name not in self.source:
-                    raise ValueError(f"bones name an unknown joint {name!r}{_nearest(name, self.source)}")
+                    raise ValueError(f"bones name an unknown joint {name!r}{nearest(name, self.source)}")
             if self.source[first] == self.source[second] or self.target[first] == self.target[second]:
                 raise ValueError(f"the bone {first!r} to {second!r} has no length")
         if not self.all_bones:
@@ -59,9 +91,9 @@ class ImagesControl(_Strict):
     """Ready-made control images, one per photo."""
 
     type: Literal["images"]
-    source: str
+    source: RelativePath
     """Folder of the captured scene's control images, relative to edit.json, named as the photos are."""
-    target: str
+    target: RelativePath
     """Folder of the edited scene's control images."""
     kind: Kind | None = None
     """What the images show, so that a ControlNet which cannot read it is refused; by default any ControlNet's."""
@@ -79,8 +111,8 @@ class Placement(_Strict):
 class MeshPlacement(Placement):
     """A mesh and its place."""
 
-    mesh: str
-    """Mesh file, relative to edit.json: anything that trimesh reads."""
+    mesh: RelativePath
+    """Mesh file, relative to edit.json, of a format in `solids.MESH_FORMATS`."""
     scale: Length | tuple[Length, Length, Length] = 1.0
     """Factor of the mesh's own size, or one for each of its axes."""
 
@@ -127,9 +159,11 @@ class PartsControl(_Strict):
     """Several controls at once, drawn into one control image: what is nearer hides what is behind it."""
 
     type: Literal["parts"]
-    parts: tuple[Annotated[SkeletonControl | MeshControl | BoxControl, Field(discriminator="type")], ...] = Field(
-        min_length=1
-    )
+    parts: Annotated[
+        tuple[Annotated[SkeletonControl | MeshControl | BoxControl, Field(discriminator="type")], ...],
+        Field(min_length=1),
+        _at_most(MAX_PARTS),
+    ]
     """The parts; all of them skeletons, or all of them solids drawn in the same way."""
 
     @model_validator(mode="after")
@@ -141,6 +175,17 @@ class PartsControl(_Strict):
                     f"part {index} is drawn as {kind}, part 0 as {kinds[0]}; one ControlNet reads all parts, so draw "
                     f"them alike"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _few_enough(self) -> "PartsControl":
+        skeletons = [part for part in self.parts if isinstance(part, SkeletonControl)]
+        joints, bones = sum(len(each.source) for each in skeletons), sum(len(each.all_bones) for each in skeletons)
+        if joints > MAX_JOINTS or bones > MAX_BONES:
+            raise ValueError(
+                f"the parts have {joints} joints and {bones} bones; at most {MAX_JOINTS} and {MAX_BONES} are drawn, so "
+                f"leave some out"
+            )
         return self
 
 
@@ -179,17 +224,17 @@ Influence = ControlRegion | BoxRegion | SphereRegion | Everywhere
 class Edit(_Strict):
     """The contents of edit.json."""
 
-    prompt: str
+    prompt: Prompt
     """Describes the edited scene."""
-    source_prompt: str
+    source_prompt: Prompt
     """Describes the captured scene."""
-    negative_prompt: str = ""
+    negative_prompt: Prompt = ""
     """What classifier-free guidance steers away from."""
     control: Annotated[Control, Field(discriminator="type")]
     """The 3D statement of the edit."""
     region: Annotated[Influence, Field(discriminator="type")] = ControlRegion(type="control")
     """Where the edit may change the scene; elsewhere edited views keep the photos' pixels."""
-    masks: str | None = None
+    masks: RelativePath | None = None
     """Folder of masks, relative to edit.json, one per photo and named as it: black pixels keep the photo, whatever the
     region says."""
 
@@ -210,77 +255,3 @@ def control_kind(control: Control) -> Kind | None:
     if isinstance(control, PartsControl):
         return control_kind(control.parts[0])
     return control.draw
-
-
-def _nearest(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-def _tidy(document: Any, location: tuple[str | int, ...]) -> tuple[list[str], list[str]]:
-    """The keys that a user wrote on the way to an error, and the keys that are known beside the last of them.
-
-    pydantic puts the value of "type" into an error's location, after the key whose object it belongs to.
-    """
-    keys: list[str] = []
-    model: Any = Edit
-    value: Any = document
-    tagged = True
-    for part in location:
-        if not tagged and isinstance(value, dict) and value.get("type") == part:
-            model, tagged = (_REGIONS if keys[0] == "region" else _CONTROLS)[str(part)], True
-            continue
-        keys.append(str(part))
-        if part in ("source", "target") and model in _PLACEMENTS:
-            model = _PLACEMENTS[model]
-        try:
-            value, tagged = value[part], part in ("source", "target")
-        except (KeyError, IndexError, TypeError):
-            value = None
-    return keys, list(model.model_fields)
-
-
-_CONTROLS: dict[str, Any] = {
-    "skeleton": SkeletonControl,
-    "images": ImagesControl,
-    "mesh": MeshControl,
-    "box": BoxControl,
-    "parts": PartsControl,
-}
-_REGIONS: dict[str, Any] = {
-    "control": ControlRegion,
-    "box": BoxRegion,
-    "sphere": SphereRegion,
-    "everywhere": Everywhere,
-}
-_PLACEMENTS: dict[Any, Any] = {MeshControl: MeshPlacement, BoxControl: BoxPlacement}
-
-
-def load_edit(path: Path) -> Edit:
-    """Read and check an edit.json.
-
-    Raises:
-        UserError: The file is missing, is not JSON, or a field is wrong; the message names file and field.
-    """
-    if not path.is_file():
-        raise UserError(
-            f"{path} does not exist: qnerf-edit needs the edit stated there (prompt, source_prompt, control; see the "
-            f"README), or name another file with --pipeline.edit"
-        )
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from error
-    try:
-        return Edit.model_validate(document)
-    except ValidationError as error:
-        # A misspelt key is also a missing one; it is the former that a user looks for.
-        errors = error.errors()
-        first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
-        keys, known = _tidy(document, first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
-            message = f"unknown key{_nearest(keys[-1], known)}"
-        elif first["type"] == "missing":
-            message = "is missing"
-        raise UserError(f"{path}: {'.'.join(keys) or 'the document'}: {message}") from error

@@ -1,16 +1,23 @@
 """Ready-made control images: one per photo, in two folders."""
 
+import os
+import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
+from qnerf_nerfstudio.controls.wording import reason
 from qnerf_nerfstudio.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+FORMATS = ("PNG", "JPEG", "WEBP")
+"""What a file may be whatever its suffix says: Pillow starts other programs for some formats."""
+MAX_PIXELS = 100_000_000
+"""Images with more pixels than this are refused before they are decoded."""
 
 
 def load_control_images(
@@ -25,11 +32,16 @@ def load_control_images(
         what: What they are, for messages.
 
     Raises:
-        UserError: The folder or an image is missing or unreadable, or the number of images is not that of the photos.
+        UserError: The folder or an image is missing, unreadable or too large, or the number of images is not that of
+            the photos.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"{what}: {folder} is not a folder; edit.json names it")
-    found = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES}
+    try:
+        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    except OSError as error:
+        raise UserError(f"{what}: {folder} cannot be read ({reason(error)}); make it readable") from error
+    found = {path.stem: path for path in files}
     missing = [name for name in names if Path(name).stem not in found]
     if missing or len(found) != len(names):
         detail = f", none for {missing[0]}" if missing else ""
@@ -37,13 +49,22 @@ def load_control_images(
             f"{what}: {folder} has {len(found)} images for {len(names)} photos{detail}; "
             f"put one image per photo there, named as the photo"
         )
-    images = []
-    for name in names:
-        path = found[Path(name).stem]
-        try:
-            with Image.open(path) as image:
+    return torch.stack([_read(found[Path(name).stem], size, what) for name in names])
+
+
+def _read(path: Path, size: tuple[int, int], what: str) -> UInt8[Tensor, "H W 3"]:
+    """One image, resampled."""
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns a little below our bound, and raises a little above it.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(path, formats=FORMATS)
+        with image:
+            if image.width * image.height <= MAX_PIXELS:
                 resized = image.convert("RGB").resize((size[1], size[0]), Image.Resampling.LANCZOS)
-        except (UnidentifiedImageError, OSError) as error:
-            raise UserError(f"{what}: {path} cannot be read as an image ({error})") from error
-        images.append(torch.from_numpy(np.array(resized)))
-    return torch.stack(images)
+                return torch.from_numpy(np.array(resized))
+    except Image.DecompressionBombError:
+        pass
+    except Exception as error:  # Pillow's readers raise whatever their parsers do
+        raise UserError(f"{what}: {path} cannot be read as an image ({reason(error)}); export it again") from error
+    raise UserError(f"{what}: {path} has more than {MAX_PIXELS // 10**6} megapixels; scale it down to the photo's size")

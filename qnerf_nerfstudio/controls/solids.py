@@ -1,24 +1,37 @@
 """Solid controls: meshes and boxes, ray cast through every view and drawn as depth or as normals."""
 
+import json
 import math
+import os
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
 import trimesh
 from jaxtyping import Float
 from torch import Tensor
+from trimesh.resolvers import FilePathResolver
 
 from qnerf_nerfstudio.controls.cameras import Views
+from qnerf_nerfstudio.controls.edit import LARGEST
+from qnerf_nerfstudio.controls.wording import reason
 from qnerf_nerfstudio.errors import UserError
 
 FARTHEST = 0.2
 """Shade of the farthest point of a solid in a depth image; the nearest is 1, the background 0."""
-MAX_FACES = 2_000_000
+MESH_FORMATS = ("ply", "obj", "stl", "off", "glb", "gltf", "3mf", "dae")
+"""Suffixes of the mesh files that are read; what else trimesh reads, such as archives of files, is not."""
+MAX_FACES = 5_000_000
 """Meshes with more triangles than this are refused: a control is a proxy."""
+MAX_MESH_BYTES = 500_000_000
+"""Mesh files larger than this are refused before they are read."""
+_LARGEST_VALUE = 64
+"""Bytes of the largest value of a glTF file, a matrix."""
 
 
 @dataclass(frozen=True)
@@ -31,34 +44,89 @@ class Surface:
     """Unit normal of that surface in world coordinates, towards the camera; 0 where there is none."""
 
 
+class _Buffers(FilePathResolver):
+    """The files that a mesh file may refer to: the buffers of a glTF file in its folder. Materials are not needed."""
+
+    left = MAX_MESH_BYTES
+
+    def get(self, name: str) -> bytes:
+        folder = Path(self.parent).resolve()
+        path = (folder / name).resolve()
+        if path.suffix != ".bin" or not path.is_relative_to(folder) or not path.is_file():
+            raise FileNotFoundError(f"it refers to {name}, which is no .bin file in its folder")
+        self.left -= path.stat().st_size
+        if self.left < 0:
+            raise ValueError(f"it refers to files of more than {MAX_MESH_BYTES} bytes")
+        return path.read_bytes()
+
+
+def _refuse_bombs(file: BinaryIO, kind: str) -> None:
+    """Raise where a small file would fill the memory: a packed one, or glTF values that are stated but not there."""
+    size = 0
+    if kind == "3mf":
+        size = sum(each.file_size for each in zipfile.ZipFile(file).infolist())
+    elif kind in ("gltf", "glb"):
+        text = file.read(int.from_bytes(file.read(20)[12:16], "little")) if kind == "glb" else file.read()
+        stated = json.loads(text).get("accessors", [])
+        size = sum(each["count"] * _LARGEST_VALUE for each in stated if "bufferView" not in each)
+    if size > MAX_MESH_BYTES:
+        raise ValueError(f"it unpacks to {size} bytes, at most {MAX_MESH_BYTES} are read")
+    file.seek(0)
+
+
 def load_mesh(path: Path) -> trimesh.Trimesh:
-    """Read a mesh file; all parts of a scene are joined.
+    """Read a mesh file; all parts of a scene are joined. It need not be watertight.
 
     Raises:
-        UserError: The file is missing, is not a mesh, has no triangles or too many, or a coordinate is not finite.
+        UserError: The file is missing, too large or not a mesh, has no triangles or too many, or a coordinate is not
+            finite or too large.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"mesh {path} does not exist; edit.json's control names it, relative to edit.json")
-    return _read_mesh(path, path.stat().st_mtime_ns)
+    if path.suffix.lower().removeprefix(".") not in MESH_FORMATS:
+        raise UserError(
+            f"mesh {path} is of no format that is read ({', '.join(MESH_FORMATS)}); export it as one of them"
+        )
+    status = path.stat()
+    if status.st_size > MAX_MESH_BYTES:
+        raise UserError(
+            f"mesh {path} has {status.st_size} bytes, at most {MAX_MESH_BYTES} are read; simplify the proxy"
+        )
+    return _read_mesh(path, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=16)
 def _read_mesh(path: Path, changed: int) -> trimesh.Trimesh:
     """A mesh file as it was when last changed: `qnerf pose` asks for it at every move of a drag."""
+    kind = path.suffix.lower().removeprefix(".")
     try:
-        mesh = trimesh.load(path, force="mesh", process=False)
+        with path.open("rb") as file, np.errstate(all="ignore"):
+            _refuse_bombs(file, kind)
+            scene = trimesh.load_scene(
+                file,
+                file_type=kind,
+                resolver=_Buffers(str(path)),
+                process=False,
+                skip_materials=True,
+            )
+        parts = {name: len(getattr(part, "faces", ())) for name, part in scene.geometry.items()}
+        # Counted before they are joined: a small file can place a mesh any number of times.
+        faces = sum(parts[scene.graph[node][1]] for node in scene.graph.nodes_geometry)
+        mesh = scene.to_mesh() if 0 < faces <= MAX_FACES else None
     except Exception as error:  # trimesh's readers raise whatever their parsers do
         raise UserError(
-            f"mesh {path} cannot be read ({error}); give a format that trimesh reads (PLY, OBJ, GLB)"
+            f"mesh {path} cannot be read ({reason(error)}); export it again ({', '.join(MESH_FORMATS)})"
         ) from error
-    if not isinstance(mesh, trimesh.Trimesh) or len(mesh.faces) == 0:
+    if faces > MAX_FACES:
+        raise UserError(f"mesh {path} has {faces} triangles, at most {MAX_FACES} are read; simplify the proxy")
+    if mesh is None or len(mesh.faces) == 0:
         raise UserError(f"mesh {path} has no triangles; export a surface, not points or lines")
-    if len(mesh.faces) > MAX_FACES:
+    if mesh.faces.min() < 0 or mesh.faces.max() >= len(mesh.vertices) or mesh.vertices.shape[1] != 3:
+        raise UserError(f"mesh {path} has triangles between vertices that are not there; export it again")
+    if not np.isfinite(mesh.vertices).all() or np.abs(mesh.vertices).max() > LARGEST:
         raise UserError(
-            f"mesh {path} has {len(mesh.faces)} triangles, at most {MAX_FACES} are read; simplify the proxy"
+            f"mesh {path} has vertices that are not finite or beyond {LARGEST:.0f}; export it again in other units"
         )
-    if not np.isfinite(mesh.vertices).all():
-        raise UserError(f"mesh {path} has vertices that are not finite; export it again")
     return mesh
 
 
@@ -144,7 +212,7 @@ def normal_images(views: Views, surfaces: Sequence[Surface]) -> list[Float[Tenso
     images = []
     for each in surfaces:
         local = torch.einsum("vhwi,vij->vhwj", each.normals, views.c2w[:, :, :3].cpu())
-        local = local * local.new_tensor([-1.0, 1.0, 1.0])
+        local = (local * local.new_tensor([-1.0, 1.0, 1.0])).clamp(-1, 1)
         present = each.depth.isfinite()[..., None]
         images.append(torch.where(present, (local + 1) / 2, 0.0).movedim(-1, 1))
     return images

@@ -1,6 +1,7 @@
 """The diffusion editor: inversion, controlled sampling with appearance injection, query capture and query injection."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,6 +130,20 @@ class ControlNetEditor:
         self.inverse_scheduler.set_timesteps(config.num_steps)
         self.state = AttentionState()
         self.layer_names = install(self.unet, self.state)
+
+    @contextmanager
+    def in_float32(self) -> Iterator[None]:
+        """Run the models in float32 meanwhile."""
+        models, dtype = (self.vae, self.text_encoder, self.unet, self.controlnet), self.dtype
+        for model in models:
+            model.float()
+        self.dtype = torch.float32
+        try:
+            yield
+        finally:
+            for model in models:
+                model.to(dtype)
+            self.dtype = dtype
 
     @property
     def num_steps(self) -> int:

@@ -1,6 +1,5 @@
 """Loads a model set from the hub, from a local folder, or from the package; safetensors only."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from qnerf_nerfstudio.editor.config import BUNDLED, BUNDLED_FOLDER, EditorConfig
 from qnerf_nerfstudio.editor.controlnets import choose_controlnet
 from qnerf_nerfstudio.editor.editor import ControlNetEditor
+from qnerf_nerfstudio.editor.model_check import cannot_load, check_device, check_models
 from qnerf_nerfstudio.errors import UserError
 
 
@@ -22,42 +22,39 @@ def load_editor(config: EditorConfig, device: torch.device | str, kind: str | No
         kind: What the control images show: "openpose", "depth" or "normal"; None where it is not known.
 
     Raises:
-        UserError: A model cannot be found, reached or read, its parts do not fit each other, or the ControlNet does not
-            read such control images.
+        UserError: A model cannot be found, reached or read, its parts do not fit each other or the device, or the
+            ControlNet does not read such control images.
     """
+    device = check_device(config.device or device, config.dtype)
     model = str(BUNDLED_FOLDER) if config.model == BUNDLED else config.model
     control = choose_controlnet(config, kind)
     control = str(BUNDLED_FOLDER / "controlnet") if control == BUNDLED else control
+    check_models(config, model, control)
     common = {"revision": config.revision}
-    dtype = {"torch_dtype": getattr(torch, config.dtype)}
-    weights = {**common, **dtype, "variant": config.variant, "use_safetensors": True}
+    single = {"torch_dtype": getattr(torch, config.dtype), "use_safetensors": True}
+    weights = {**common, **single, "variant": config.variant}
     tokenizer = _load(CLIPTokenizer, "editor.model", model, subfolder="tokenizer", **common)
-    text_encoder = _load(CLIPTextModel, "editor.model", model, subfolder="text_encoder", **weights)
-    unet = _load(UNet2DConditionModel, "editor.model", model, subfolder="unet", **weights)
-    vae = _load(AutoencoderKL, "editor.model", model, subfolder="vae", **weights)
+    text_encoder = _load_weights(CLIPTextModel, "editor.model", model, subfolder="text_encoder", **weights)
+    unet = _load_weights(UNet2DConditionModel, "editor.model", model, subfolder="unet", **weights)
+    vae = _load_weights(AutoencoderKL, "editor.model", model, subfolder="vae", **weights)
     scheduler = _load(DDIMScheduler, "editor.model", model, subfolder="scheduler", **common)
-    controlnet = _load(ControlNetModel, "editor.controlnet", control, use_safetensors=True, **dtype)
-    if controlnet.config.cross_attention_dim != unet.config.cross_attention_dim:
-        raise UserError(
-            f"editor.controlnet {control} reads text of width {controlnet.config.cross_attention_dim}, editor.model "
-            f"{model} of width {unet.config.cross_attention_dim}; choose a ControlNet made for this model"
-        )
-    return ControlNetEditor(vae, text_encoder, tokenizer, unet, controlnet, scheduler, config, config.device or device)
+    controlnet = _load_weights(ControlNetModel, "editor.controlnet", control, **single)
+    return ControlNetEditor(vae, text_encoder, tokenizer, unet, controlnet, scheduler, config, device)
 
 
 def _load(cls: Any, option: str, name: str, **kwargs: Any) -> Any:
     """`cls.from_pretrained` with an error that names the option and the remedy."""
     try:
         return cls.from_pretrained(name, **kwargs)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # the libraries raise whatever their readers do
+        raise UserError(cannot_load(option, name, kwargs.get("subfolder", "ControlNet"), error)) from error
+
+
+def _load_weights(cls: Any, option: str, name: str, **kwargs: Any) -> Any:
+    """The same for a model; weights that its files lack would be random ones."""
+    model, found = _load(cls, option, name, output_loading_info=True, **kwargs)
+    if missing := sorted(found["missing_keys"]):
         part = kwargs.get("subfolder", "ControlNet")
-        where = (
-            f"the folder {name}"
-            if Path(name).exists()
-            else f"the model {name}, neither a local folder nor reached on the hub"
-        )
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"--pipeline.{option}: cannot load {part} from {where} ({reason}); give the path of a downloaded diffusers "
-            f"model with safetensors, check the id, or try the bundled editor with the method qnerf-edit-tiny"
-        ) from error
+        reason = ValueError(f"{len(missing)} tensors are missing in its weights, such as {missing[0]}")
+        raise UserError(cannot_load(option, name, part, reason))
+    return model

@@ -1,0 +1,78 @@
+"""What a run depends on, so that it only goes on with the settings and photos that it was begun with."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from nerfstudio.engine.trainer import TrainerConfig
+
+NOT_COMPARED = (
+    "pipeline.edit",
+    "pipeline.model.prompt",
+    "pipeline.datamanager.data",
+    "pipeline.datamanager.dataparser.data",
+    "pipeline.datamanager.edited_images",
+    "pipeline.editor.device",
+)
+"""Settings that may change: where files lie (their contents are compared) and where models run."""
+
+
+def settings(config: TrainerConfig, processes: int) -> dict[str, str]:
+    """The settings that a run's result depends on, by the name of their option.
+
+    Args:
+        config: Settings of the run.
+        processes: Number of processes that share it.
+    """
+    parts = {"pipeline": config.pipeline, "optimizers": config.optimizers, "mixed_precision": config.mixed_precision}
+    found = {name: value for key, part in parts.items() for name, value in _flat(key, part) if name not in NOT_COMPARED}
+    found |= {"machine.seed": repr(config.machine.seed), "machine.num_devices": repr(processes)}
+    return {"--" + name.replace("_", "-"): value for name, value in found.items()}
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """A setting and those in it, by their dotted names."""
+    if is_dataclass(value) and not isinstance(value, type):
+        for each in fields(value):
+            yield from _flat(f"{name}.{each.name}", getattr(value, each.name))
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            yield from _flat(f"{name}.{key}", each)
+    elif not isinstance(value, type) and not callable(value):
+        yield name, repr(value)
+
+
+def contents(paths: list[Path]) -> dict[str, str]:
+    """Hashes of files' contents by their names."""
+    hashes = {}
+    for path in paths:
+        with path.open("rb") as file:
+            digest = hashlib.blake2b(digest_size=16)
+            while block := file.read(1 << 20):
+                digest.update(block)
+        hashes[path.name] = digest.hexdigest()
+    return hashes
+
+
+def flat_document(name: str, document: Any) -> dict[str, str]:
+    """A JSON document's values by their dotted names."""
+    if isinstance(document, dict):
+        return {
+            key: value for part in document for key, value in flat_document(f"{name}.{part}", document[part]).items()
+        }
+    return {name: repr(document)}
+
+
+def differences(before: Mapping[str, str], now: Mapping[str, str], limit: int = 4) -> str:
+    """What differs, in words; empty where nothing does.
+
+    Args:
+        before: Values by name as they were.
+        now: As they are.
+        limit: Differences that are spelt out.
+    """
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    words = [f"{name} (was {before.get(name, 'absent')}, is {now.get(name, 'absent')})" for name in names[:limit]]
+    return ", ".join(words) + (f" and {len(names) - limit} more" if len(names) > limit else "")

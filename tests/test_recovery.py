@@ -1,0 +1,300 @@
+"""What goes wrong while a run is on its way: numbers, disks, and folders that are not what they were."""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import make_editor
+from nerfstudio.scripts import train as train_script
+
+from qnerf_nerfstudio import slices, store
+from qnerf_nerfstudio.config import qnerf_edit_tiny
+from qnerf_nerfstudio.editor.editor import ControlNetEditor, Prompts
+from qnerf_nerfstudio.fingerprint import contents, differences, flat_document, settings
+from qnerf_nerfstudio.model import QNerfModel
+from qnerf_nerfstudio.plan import Plan, PlanConfig, Task
+from qnerf_nerfstudio.scenes import CaptureConfig, write_capture
+from qnerf_nerfstudio.store import EditStore, write_json
+from qnerf_nerfstudio.trainer import checkpoints, resume_command
+
+FOLDER = Path("e/qnerf-edit-tiny/t")
+
+
+@pytest.fixture(scope="module")
+def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("recovery") / "scene"
+    write_capture(out, CaptureConfig(seed=0, views=6, novel_views=0, size=64))
+    return out
+
+
+def short_edit(capture: Path, out: Path) -> Any:
+    """6 views are one chunk: steps 0 to 3 invert, 4 to 6 train on the photos, 7 on edit."""
+    config: Any = copy.deepcopy(qnerf_edit_tiny.config)
+    config.data, config.output_dir, config.vis = capture, out, "tensorboard"
+    config.experiment_name, config.timestamp, config.steps_per_save = "e", "t", 5
+    pipeline = config.pipeline
+    pipeline.editor.num_steps, pipeline.editor.resolution, pipeline.tau = 4, 64, 2
+    pipeline.source_iterations, pipeline.fit_iterations, pipeline.final_iterations = 3, 4, 8
+    pipeline.datamanager.train_num_rays_per_batch = 64
+    return config
+
+
+@pytest.fixture(scope="module")
+def stopped(capture: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose disk was full at a checkpoint; its folder."""
+    out = tmp_path_factory.mktemp("stopped")
+    save = torch.save
+
+    def full(document: Any, path: Any, **options: Any) -> None:
+        if isinstance(path, Path) and document["step"] >= 10:
+            path.write_bytes(b"half")
+            raise RuntimeError("PytorchStreamWriter failed writing file data/7: file write failed")
+        save(document, path, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(SystemExit) as stop:
+            train_script.main(short_edit(capture, out))
+    assert stop.value.code == 1
+    return out / FOLDER
+
+
+def told(capsys: pytest.CaptureFixture) -> str:
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(stopped: Path) -> None:
+    assert [path.name for path in checkpoints(stopped / "nerfstudio_models")] == ["step-000000005.ckpt"]
+    assert sorted(path.name for path in stopped.iterdir() if path.is_dir()) == ["edit", "nerfstudio_models"]
+
+
+def go_on(stopped: Path, capture: Path, change: Callable[[Any], object] = lambda config: None) -> None:
+    config = short_edit(capture, stopped.parents[2])
+    config.load_dir = stopped / "nerfstudio_models"
+    change(config)
+    train_script.main(config)
+
+
+def test_a_run_is_not_overwritten_by_another(stopped: Path, capture: Path, capsys: pytest.CaptureFixture) -> None:
+    before = contents(sorted(path for path in stopped.rglob("*") if path.is_file()))
+    with pytest.raises(SystemExit) as stop:
+        train_script.main(short_edit(capture, stopped.parents[2]))
+    assert stop.value.code == 2
+    assert "already holds an edit; go on with it by --load-dir" in told(capsys)
+    assert contents(sorted(path for path in stopped.rglob("*") if path.is_file())) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda config: setattr(config.pipeline, "tau", 1), ["--pipeline.tau (was 2, is 1)"]),
+        (lambda config: setattr(config.machine, "seed", 1), ["--machine.seed (was 42, is 1)"]),
+        (
+            lambda config: config.optimizers["fields"]["optimizer"].__dict__.update(lr=1.0),
+            ["--optimizers.fields.optimizer.lr (was 0.01, is 1.0)"],
+        ),
+        (lambda config: setattr(config, "prompt", "a green figure"), ["edit.json: edit.prompt (was", "a green figure"]),
+    ],
+)
+def test_changed_settings_are_refused_and_named(
+    stopped: Path, capture: Path, capsys: pytest.CaptureFixture, change: Callable, words: list[str]
+) -> None:
+    before = (stopped / "config.yml").read_bytes()
+    with pytest.raises(SystemExit) as stop:
+        go_on(stopped, capture, change)
+    assert stop.value.code == 2
+    text = told(capsys)
+    assert all(each in text for each in [*words, "was begun with other", "under another --timestamp"])
+    assert (stopped / "config.yml").read_bytes() == before
+
+
+def test_a_changed_photo_is_refused_and_named(stopped: Path, capture: Path, capsys: pytest.CaptureFixture) -> None:
+    photo, other = (capture / f"images/frame_0000{number}.png" for number in (2, 3))
+    content = photo.read_bytes()
+    try:
+        photo.write_bytes(other.read_bytes())
+        with pytest.raises(SystemExit):
+            go_on(stopped, capture)
+    finally:
+        photo.write_bytes(content)
+    assert "was begun with other photos: frame_00002.png" in told(capsys)
+
+
+def test_another_versions_run_is_refused(stopped: Path, capture: Path, capsys: pytest.CaptureFixture) -> None:
+    path = stopped / "edit/manifest.json"
+    manifest = json.loads(path.read_text())
+    try:
+        write_json(path, {**manifest, "version": "0.0.9"})
+        with pytest.raises(SystemExit):
+            go_on(stopped, capture)
+        assert "was begun by qnerf-nerfstudio 0.0.9" in told(capsys)
+        path.write_text(path.read_text()[:100])
+        with pytest.raises(SystemExit):
+            go_on(stopped, capture)
+        assert "manifest.json cannot be read" in told(capsys)
+    finally:
+        write_json(path, manifest)
+
+
+def test_an_old_checkpoint_that_does_not_fit_is_refused(
+    stopped: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = yaml.load((stopped / "config.yml").read_text(), Loader=yaml.Loader)
+    state = torch.load(checkpoints(stopped / "nerfstudio_models")[0], weights_only=True)["pipeline"]
+    state["_model._extra_state"] = {**state["_model._extra_state"], "version": "0.0.9"}
+    pipeline = config.pipeline.setup(device="cpu", test_mode="inference")
+    pipeline.load_pipeline(state, 5)
+    state["_model.field.query_head.weight"] = state["_model.field.query_head.weight"][:7]
+    with pytest.raises(SystemExit) as stop:
+        pipeline.load_pipeline(state, 5)
+    assert stop.value.code == 2
+    assert "was made by qnerf-nerfstudio 0.0.9 and does not fit this version" in told(capsys)
+
+
+def test_a_slice_that_cannot_be_written_ends_the_run(
+    capture: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = store.save_file
+
+    def full(tensors: dict, path: Path) -> None:
+        if "0002-000" in path.name:
+            raise OSError(28, "No space left on device")
+        save(tensors, path)
+
+    monkeypatch.setattr(store, "save_file", full)
+    with pytest.raises(SystemExit) as stop:
+        train_script.main(short_edit(capture, tmp_path))
+    assert stop.value.code == 1
+    text = told(capsys)
+    assert "cannot write" in text and "No space left on device" in text
+    assert f"--load-dir {tmp_path / FOLDER}/nerfstudio_models" in text
+    assert (tmp_path / FOLDER / "edit/latents/source/0003-000.safetensors").exists()
+
+
+def test_an_output_that_cannot_be_written_is_told_at_once(
+    capture: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(SystemExit) as stop:
+        train_script.main(short_edit(capture, tmp_path / "out"))
+    assert stop.value.code == 2
+    assert "--output-dir: cannot write to" in told(capsys)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_its_state_saved(
+    capture: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss_dict = QNerfModel.get_loss_dict
+    calls: list[bool] = []
+
+    def broken(model: QNerfModel, *arguments: Any) -> dict[str, torch.Tensor]:
+        losses = loss_dict(model, *arguments)
+        if model.training and model.step + model.stage_start == 5:
+            calls.append(torch.is_autocast_enabled("cpu"))
+            losses["rgb_loss"] = losses["rgb_loss"] * float("nan")
+        return losses
+
+    monkeypatch.setattr(QNerfModel, "get_loss_dict", broken)
+    with pytest.raises(SystemExit) as stop:
+        train_script.main(short_edit(capture, tmp_path))
+    assert stop.value.code == 1
+    assert len(calls) == 2
+    text = told(capsys)
+    assert "the field's rgb_loss is not finite at training step 5 (field on the source photos)" in text
+    assert [path.name for path in checkpoints(tmp_path / FOLDER / "nerfstudio_models")] == ["step-000000004.ckpt"]
+
+
+def runner(editor: ControlNetEditor, folder: Path) -> slices.SliceRunner:
+    text = editor.encode_prompt("a figure")
+    controls = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    return slices.SliceRunner(
+        editor=editor,
+        plan=Plan(PlanConfig(views=2, num_steps=8, chunk=2)),
+        store=EditStore(folder),
+        prompts=Prompts(text, text, text),
+        source_controls=controls,
+        target_controls=controls,
+        names=["first.png", "second.png"],
+        num_train=2,
+        code_width=4,
+        masks=None,
+    )
+
+
+@pytest.mark.parametrize("broken_in", [("bfloat16",), ("bfloat16", "float32")])
+def test_numbers_that_go_wrong_are_computed_once_more_in_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken_in: tuple[str, ...]
+) -> None:
+    editor = make_editor(tmp_path, dtype="bfloat16")
+    run = runner(editor, tmp_path / "edit")
+    predict, seen = editor._predict, []
+
+    def broken(latents: torch.Tensor, *arguments: Any) -> torch.Tensor:
+        seen.append(str(editor.dtype).removeprefix("torch."))
+        prediction = predict(latents, *arguments)
+        if seen[-1] in broken_in:
+            prediction[1, 0, 0, 0] = float("inf")
+        return prediction
+
+    monkeypatch.setattr(editor, "_predict", broken)
+    run.begin_inversion(0, torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)))
+    item = run.plan.at(0)
+    assert item.task == Task.INVERT
+    if len(broken_in) == 1:
+        run.invert(item)
+        assert run.store.load_latents("source", 7, 0).isfinite().all()
+    else:
+        with pytest.raises(FloatingPointError, match="latents of second"):
+            run.invert(item)
+        assert not run.store.has_latents("source", 7, 0)
+    assert seen == ["bfloat16", "float32"]
+    assert editor.dtype == editor.unet.dtype == editor.vae.dtype == torch.bfloat16
+
+
+def test_a_run_that_goes_on_passes_over_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    editor = make_editor(tmp_path)
+    run = runner(editor, tmp_path / "edit")
+    run.begin_inversion(0, torch.rand(2, 3, 16, 16))
+    item = run.plan.at(0)
+    run.invert(item)
+    monkeypatch.setattr(editor, "invert_step", lambda *_: pytest.fail("done again"))
+    run.invert(item)
+
+
+def test_the_resume_command_names_the_run_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    config = short_edit(tmp_path, tmp_path / "out put")
+    words = [
+        "ns-train",
+        "qnerf-edit-tiny",
+        "--data",
+        "scene",
+        "--timestamp=old",
+        "--output_dir",
+        "elsewhere",
+        "--pipeline.tau",
+    ]
+    monkeypatch.setattr("sys.argv", [*words, "2", "nerfstudio-data", "--scene-scale", "2"])
+    text = resume_command(config)
+    assert text.startswith(
+        f"ns-train qnerf-edit-tiny --output-dir '{tmp_path}/out put' --experiment-name e --timestamp t"
+    )
+    assert text.endswith("--data scene --pipeline.tau 2 nerfstudio-data --scene-scale 2")
+    assert "old" not in text and "elsewhere" not in text
+
+
+def test_what_a_run_depends_on(tmp_path: Path) -> None:
+    one, other = short_edit(tmp_path, tmp_path), short_edit(tmp_path / "elsewhere", tmp_path / "out")
+    other.pipeline.editor.device, other.steps_per_save = "cpu", 1
+    assert differences(settings(one, 1), settings(other, 1)) == ""
+    other.pipeline.editor.guidance_scale = 3.0
+    assert differences(settings(one, 1), settings(other, 1)) == "--pipeline.editor.guidance-scale (was 1.0, is 3.0)"
+    assert "--machine.num-devices (was 1, is 2)" in differences(settings(one, 1), settings(one, 2))
+    before = flat_document("edit", {"prompt": "a", "control": {"target": {"neck": [0, 0, 1]}}})
+    now = flat_document("edit", {"prompt": "a", "control": {"target": {"neck": [0, 0, 2]}}})
+    assert differences(before, now) == "edit.control.target.neck (was [0, 0, 1], is [0, 0, 2])"
+    assert differences({str(n): "a" for n in range(9)}, {}).endswith("and 5 more")
