@@ -1,8 +1,7 @@
 """One run of an edit: its plan, its files, and each training step's slice. Joins field and diffusion models."""
 
 import gc
-import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +17,14 @@ from qnerf_nerfstudio.controls.cameras import invert_affine, transform_points
 from qnerf_nerfstudio.datamanager import QNerfDataManager, dataset_to_scene
 from qnerf_nerfstudio.dataset import add_points, write_dataset
 from qnerf_nerfstudio.errors import UserError
-from qnerf_nerfstudio.fingerprint import contents, differences, flat_document
+from qnerf_nerfstudio.fingerprint import contents
 from qnerf_nerfstudio.grids import relative_errors, render_codes, render_grid, surface_points
 from qnerf_nerfstudio.influence import composite
+from qnerf_nerfstudio.manifest import Attempt, Manifest, read_manifest, refuse_other
 from qnerf_nerfstudio.model import QNerfModel
 from qnerf_nerfstudio.plan import Plan, PlanConfig, Revision, Slice, Stage, Task
 from qnerf_nerfstudio.projection import project_edit, restrict_field
-from qnerf_nerfstudio.store import EditStore, write_json, write_png
+from qnerf_nerfstudio.store import EditStore, write_png
 
 if TYPE_CHECKING:
     from qnerf_nerfstudio.editor.editor import QueryTargets
@@ -34,16 +34,6 @@ if TYPE_CHECKING:
 
 POINT_ROWS = 32
 """Rows of rays per view whose ends become the sparse points of the edited dataset."""
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """What one attempt at the edit is sampled with; a revision at the viewer may begin another one."""
-
-    prompt: str
-    """Target prompt."""
-    guidance_scale: float
-    """Classifier-free guidance scale."""
 
 
 class EditRun:
@@ -101,12 +91,8 @@ class EditRun:
             raise UserError(f"--pipeline.{error}") from error
         self.attempts = [Attempt(edit.prompt, config.editor.guidance_scale)]
         self._manifest = store.root / "manifest.json"
-        self._basis = {
-            "settings": settings,
-            "edit.json": flat_document("edit", edit.model_dump(mode="json")),
-            "photos": contents(data.filenames),
-        }
-        self._read_manifest(resume)
+        self._settings, self._photos = settings, contents(data.filenames)
+        self._take_up(resume)
         self._runner: SliceRunner | None = None
         self._attempt: int | None = None
         editor = self._load_editor()
@@ -275,7 +261,7 @@ class EditRun:
             self._attempt = number
         return runner
 
-    def _read_manifest(self, resume: bool) -> None:
+    def _take_up(self, resume: bool) -> None:
         """Refuse to mix two edits in one folder; take up the revisions of a run that goes on."""
         if not self._manifest.exists():
             if resume:
@@ -284,46 +270,30 @@ class EditRun:
                     f"--experiment-name and --timestamp of the run that was stopped"
                 )
             return
+        begun = read_manifest(self._manifest)
+        refuse_other(self.store.root, begun, self._settings, self._photos, self.edit)
         try:
-            manifest = json.loads(self._manifest.read_text())
-            before = {key: dict(manifest[key]) for key in self._basis}
-            version = str(manifest["version"])
-        except (ValueError, KeyError, TypeError) as error:
+            self.plan = Plan(self.plan.config, begun.revisions)
+        except ValueError as error:
             raise UserError(
-                f"{self._manifest} cannot be read, or an older version of qnerf-nerfstudio than {__version__} wrote it "
-                f"({error!r}); edit the scene again under another --timestamp"
+                f"{self._manifest}: revisions: {error}; edit the scene again under another --timestamp"
             ) from error
-        if version.split(".")[:2] != __version__.split(".")[:2]:
-            raise UserError(
-                f"{self.store.root} was begun by qnerf-nerfstudio {version}, this is {__version__}; go on with pip "
-                f"install qnerf-nerfstudio=={version}, or edit the scene again under another --timestamp"
-            )
-        for key, now in self._basis.items():
-            if different := differences(before[key], now):
-                raise UserError(
-                    f"{self.store.root} was begun with other {key}: {different}; go on with those that it was begun "
-                    f"with, or start another edit under another --timestamp"
-                )
-        revisions = tuple(Revision(**each) for each in manifest.get("revisions", []))
-        self.plan = Plan(self.plan.config, revisions)
-        self.attempts += [Attempt(**each) for each in manifest.get("attempts", [])[1:]]
+        self.attempts += begun.attempts[1:]
 
     def _write_manifest(self) -> None:
-        write_json(
-            self._manifest,
-            {
-                "version": __version__,
-                "plan": self.plan.hash,
-                **self._basis,
-                "edit": self.edit.model_dump(mode="json"),
-                "views": self.projected.names,
-                "paths": [str(path.absolute()) for path in self.data.filenames],
-                "training_views": self.data.num_train,
-                "image_size": list(self.edit_size),
-                "revisions": [asdict(each) for each in self.plan.revisions],
-                "attempts": [asdict(each) for each in self.attempts],
-            },
-        )
+        Manifest(
+            version=__version__,
+            plan=self.plan.hash,
+            settings=self._settings,
+            photos=self._photos,
+            edit=self.edit,
+            views=self.projected.names,
+            paths=[str(path.absolute()) for path in self.data.filenames],
+            training_views=self.data.num_train,
+            image_size=self.edit_size,
+            revisions=self.plan.revisions,
+            attempts=tuple(self.attempts),
+        ).write(self._manifest)
 
     def _targets(self, item: Slice) -> "QueryTargets | None":
         """What the field renders for a chunk, computed once per fit; None before the first one."""

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from qnerf_nerfstudio.errors import UserError
+from qnerf_nerfstudio.manifest import read_manifest
 from qnerf_nerfstudio.progress import in_words
 from qnerf_nerfstudio.store import load_images
 
@@ -60,12 +61,12 @@ def write_report(run: Path, out: Path | None = None) -> Path:
         out: The page; by default report.html in the run's folder.
 
     Raises:
-        UserError: The folder holds no edit.
+        UserError: The folder holds no edit, or its manifest is damaged.
     """
     edit = run / "edit"
     if not (edit / "manifest.json").exists():
         raise UserError(f"{run} holds no edit (edit/manifest.json is missing); name the folder with config.yml in it")
-    manifest = json.loads((edit / "manifest.json").read_text())
+    manifest = read_manifest(edit / "manifest.json")
     transforms = edit / "transforms.json"
     config = (run / "config.yml").read_text() if (run / "config.yml").exists() else ""
     seconds = _read(edit / "seconds.json")
@@ -74,7 +75,7 @@ def write_report(run: Path, out: Path | None = None) -> Path:
     page = environment.get_template("report.html").render(
         manifest=manifest,
         finished=transforms.exists(),
-        views=_views(edit, [Path(photo) for photo in manifest["paths"]]),
+        views=_views(edit, [Path(photo) for photo in manifest.paths]),
         queries=_queries(edit),
         curves=_curves(edit),
         videos=videos,

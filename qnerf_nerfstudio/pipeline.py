@@ -25,10 +25,11 @@ from qnerf_nerfstudio import __version__, ranks
 from qnerf_nerfstudio.capture_check import check_capture
 from qnerf_nerfstudio.controls import Edit, load_edit
 from qnerf_nerfstudio.datamanager import QNerfDataManager, QNerfDataManagerConfig
-from qnerf_nerfstudio.edit_run import Attempt, EditRun
+from qnerf_nerfstudio.edit_run import EditRun
 from qnerf_nerfstudio.editor import EditorConfig
 from qnerf_nerfstudio.errors import UserError, one_sentence
 from qnerf_nerfstudio.fingerprint import settings
+from qnerf_nerfstudio.manifest import Attempt
 from qnerf_nerfstudio.markdown import plain
 from qnerf_nerfstudio.model import QNerfModel, QNerfModelConfig
 from qnerf_nerfstudio.panel import EditPanel

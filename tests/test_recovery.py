@@ -1,5 +1,6 @@
 """What goes wrong while a run is on its way: numbers, disks, and folders that are not what they were."""
 
+import contextlib
 import copy
 import json
 from collections.abc import Callable
@@ -10,12 +11,16 @@ import pytest
 import torch
 import yaml
 from conftest import make_editor
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from nerfstudio.scripts import train as train_script
 
-from qnerf_nerfstudio import slices, store
+from qnerf_nerfstudio import fingerprint, slices, store
 from qnerf_nerfstudio.config import qnerf_edit_tiny
 from qnerf_nerfstudio.editor.editor import ControlNetEditor, Prompts
-from qnerf_nerfstudio.fingerprint import contents, differences, flat_document, settings
+from qnerf_nerfstudio.errors import UserError
+from qnerf_nerfstudio.fingerprint import contents, differences, flat_document
+from qnerf_nerfstudio.manifest import read_manifest, refuse_other
 from qnerf_nerfstudio.model import QNerfModel
 from qnerf_nerfstudio.plan import Plan, PlanConfig, Task
 from qnerf_nerfstudio.scenes import CaptureConfig, write_capture
@@ -136,9 +141,36 @@ def test_another_versions_run_is_refused(stopped: Path, capture: Path, capsys: p
         path.write_text(path.read_text()[:100])
         with pytest.raises(SystemExit):
             go_on(stopped, capture)
-        assert "manifest.json cannot be read" in told(capsys)
+        assert "manifest.json is damaged" in told(capsys)
     finally:
         write_json(path, manifest)
+
+
+@given(data=st.data())
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_damaged_manifest_is_refused_or_read(stopped: Path, tmp_path: Path, data: st.DataObject) -> None:
+    """Whatever happens to the file, there is a sentence, or a manifest that a plan can be made of."""
+    text = (stopped / "edit/manifest.json").read_text()
+    document = json.loads(text)
+    junk = st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    )
+    document[data.draw(st.sampled_from(sorted(document)))] = data.draw(junk)
+    document["revisions"] = data.draw(
+        junk | st.lists(st.fixed_dictionaries({"step": st.integers(-5, 60), "kind": st.sampled_from(["finish", "x"])}))
+    )
+    damaged = data.draw(st.sampled_from([json.dumps(document), text[: data.draw(st.integers(0, len(text)))]]))
+    path = tmp_path / "manifest.json"
+    path.write_text(damaged)
+    try:
+        manifest = read_manifest(path)
+        refuse_other(tmp_path, manifest, manifest.settings, manifest.photos, manifest.edit)
+    except UserError as error:
+        assert "manifest.json is damaged" in str(error) or "was begun by" in str(error)
+        return
+    with contextlib.suppress(ValueError):
+        Plan(PlanConfig(views=6, num_steps=4, tau=2), manifest.revisions)
 
 
 def test_an_old_checkpoint_that_does_not_fit_is_refused(
@@ -289,11 +321,12 @@ def test_the_resume_command_names_the_run_once(monkeypatch: pytest.MonkeyPatch, 
 
 def test_what_a_run_depends_on(tmp_path: Path) -> None:
     one, other = short_edit(tmp_path, tmp_path), short_edit(tmp_path / "elsewhere", tmp_path / "out")
+    of = fingerprint.settings
     other.pipeline.editor.device, other.steps_per_save = "cpu", 1
-    assert differences(settings(one, 1), settings(other, 1)) == ""
+    assert differences(of(one, 1), of(other, 1)) == ""
     other.pipeline.editor.guidance_scale = 3.0
-    assert differences(settings(one, 1), settings(other, 1)) == "--pipeline.editor.guidance-scale (was 1.0, is 3.0)"
-    assert "--machine.num-devices (was 1, is 2)" in differences(settings(one, 1), settings(one, 2))
+    assert differences(of(one, 1), of(other, 1)) == "--pipeline.editor.guidance-scale (was 1.0, is 3.0)"
+    assert "--machine.num-devices (was 1, is 2)" in differences(of(one, 1), of(one, 2))
     before = flat_document("edit", {"prompt": "a", "control": {"target": {"neck": [0, 0, 1]}}})
     now = flat_document("edit", {"prompt": "a", "control": {"target": {"neck": [0, 0, 2]}}})
     assert differences(before, now) == "edit.control.target.neck (was [0, 0, 1], is [0, 0, 2])"
