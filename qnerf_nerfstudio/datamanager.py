@@ -45,6 +45,14 @@ class EditedDataset(InputDataset):
         with Image.open(edited) as image:
             return np.array(image.convert("RGB"), dtype="uint8")
 
+    def photo(self, image_idx: int) -> Float[Tensor, "H W C"]:
+        """The photo itself in [0, 1], whether there is an edited view of it or not."""
+        folder, self.edited_images = self.edited_images, None
+        try:
+            return self.get_image_float32(image_idx)
+        finally:
+            self.edited_images = folder
+
 
 class QNerfDataManager(VanillaDataManager[EditedDataset]):
     """Hands out rays with the targets of the current stage.
@@ -126,7 +134,7 @@ class QNerfDataManager(VanillaDataManager[EditedDataset]):
         for index in indices:
             held_out = index >= self.num_train
             dataset = self.eval_dataset if held_out else self.train_dataset
-            image = dataset.get_image_float32(index - self.num_train if held_out else index)
+            image = dataset.photo(index - self.num_train if held_out else index)
             images.append(_resample(image[..., :3].movedim(-1, 0), size))
         return torch.stack(images)
 

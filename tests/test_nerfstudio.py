@@ -125,7 +125,7 @@ def test_same_seed_gives_the_same_edited_views(run: Path, capture: Path, tmp_pat
 
 def test_a_run_that_is_killed_and_interrupted_ends_as_one_that_is_not(run: Path, capture: Path, tmp_path: Path) -> None:
     """Killed half-way through a write before the first checkpoint, stopped by Ctrl-C, killed half-way through a
-    checkpoint and in the final field; benchmarks/kill_resume.py does so in all stages."""
+    checkpoint and after the last view is decoded; benchmarks/kill_resume.py does so in all stages."""
     folder = tmp_path / "e/qnerf-edit-tiny/t"
     length = yaml.load((run / "config.yml").read_text(), Loader=yaml.Loader).max_num_iterations
     where = ["--output-dir", tmp_path, "--experiment-name", "e", "--timestamp", "t", "--steps-per-save", "20"]
@@ -149,7 +149,9 @@ def test_a_run_that_is_killed_and_interrupted_ends_as_one_that_is_not(run: Path,
     # The checkpoint of step 40 is torn; that of step 24 is still there.
     assert killed(40, "checkpoint", words[1:]).returncode == -signal.SIGKILL
     assert [path.name for path in (folder / "nerfstudio_models").iterdir()] == ["step-000000024.ckpt"]
-    assert killed(length - 3, "after", words[1:]).returncode == -signal.SIGKILL
+    # All views are decoded by then; decoding them again must not take them for photos.
+    assert killed(length - 13, "after", words[1:]).returncode == -signal.SIGKILL
+    assert len(list((folder / "edit/images").iterdir())) == 10
     command("ns-train", *words[1:])
     names = sorted(path.name for path in (run / "edit/images").iterdir())
     assert sorted(path.name for path in (folder / "edit/images").iterdir()) == names
