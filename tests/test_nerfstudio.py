@@ -5,10 +5,12 @@ import ctypes.util
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +46,8 @@ SHORT = [
 ]
 
 
-def command(name: str, *arguments: object, good: bool = True, **variables: object) -> str:
-    """Run a command; its output. Nothing may reach for a model hub."""
+def command(name: str, *arguments: object, code: int = 0, **variables: object) -> str:
+    """Run a command that ends with an exit code; its output. Nothing may reach for a model hub."""
     environment = {**os.environ, "COLUMNS": "300", "TERM": "dumb", "HF_HUB_OFFLINE": "1"}
     environment |= {key: str(value) for key, value in variables.items()}
     done = subprocess.run(
@@ -57,7 +59,7 @@ def command(name: str, *arguments: object, good: bool = True, **variables: objec
         check=False,
     )
     output = done.stdout + done.stderr
-    assert (done.returncode == 0) == good, output[-4000:]
+    assert done.returncode == code, output[-4000:]
     return output
 
 
@@ -77,7 +79,10 @@ def train(capture: Path, out: Path, *options: str) -> Path:
 
 @pytest.fixture(scope="module")
 def run(capture: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(capture, tmp_path_factory.mktemp("run"))
+    before = {path: path.read_bytes() for path in capture.rglob("*.*")}
+    folder = train(capture, tmp_path_factory.mktemp("run"))
+    assert before == {path: path.read_bytes() for path in capture.rglob("*.*")}, "the capture was written to"
+    return folder
 
 
 def test_run_leaves_an_edited_dataset_and_its_state(run: Path, capture: Path) -> None:
@@ -243,17 +248,36 @@ def test_help_lists_the_settings() -> None:
         assert option in text
 
 
+def no_mistake(_: Path) -> None:
+    """Leave a capture as it is."""
+
+
+def half_a_document(data: Path) -> None:
+    (data / "edit.json").write_text((data / "edit.json").read_text()[:100])
+
+
+def half_a_photo(data: Path) -> None:
+    photo = data / "images/frame_00003.png"
+    photo.write_bytes(photo.read_bytes()[:500])
+
+
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("mistake", "options", "words"),
     [
-        (["--pipeline.editor.model", "nobody/nothing"], "--pipeline.editor.model: cannot load"),
-        (["--pipeline.tau", "99"], "--pipeline.tau is 99; expected 1 to num_steps (20)"),
+        (no_mistake, ["--pipeline.editor.model", "nobody/nothing"], "--pipeline.editor.model: cannot load"),
+        (no_mistake, ["--pipeline.tau", "99"], "--pipeline.tau is 99; expected 1 to num_steps (20)"),
+        (half_a_document, [], "edit.json is not valid JSON"),
+        (half_a_photo, [], "images/frame_00003.png"),
     ],
 )
 def test_mistakes_end_the_command_with_one_sentence(
-    capture: Path, tmp_path: Path, options: list[str], words: str
+    capture: Path, tmp_path: Path, mistake: Callable[[Path], None], options: list[str], words: str
 ) -> None:
-    text = command("ns-train", "qnerf-edit-tiny", "--data", capture, "--output-dir", tmp_path, *options, good=False)
+    """As a user sees them; tests/test_bad_input.py has all of them."""
+    shutil.copytree(capture, tmp_path / "scene")
+    mistake(tmp_path / "scene")
+    where = ["--data", tmp_path / "scene", "--output-dir", tmp_path / "out"]
+    text = command("ns-train", "qnerf-edit-tiny", *where, *options, code=2)
     assert words in text
     assert "Traceback" not in text
     assert not list(tmp_path.rglob("*.safetensors"))
