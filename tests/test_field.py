@@ -81,7 +81,7 @@ def test_only_the_queries_objective_lets_queries_shape_the_density(
     model.train()
     model.objective = objective
     outputs = model.get_outputs(rays())
-    query_loss(outputs["queries"], torch.ones(7, 96), [48, 48]).backward()
+    query_loss(outputs["queries"], torch.ones(7, 72), [36, 36]).backward()
     assert model.field.query_head.weight.grad is not None
     base = [p.grad for p in model.field.mlp_base.parameters() if p.grad is not None]
     assert any(bool((grad != 0).any()) for grad in base) == pulls
