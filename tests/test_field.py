@@ -10,6 +10,7 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.field_components.field_heads import FieldHeadNames
 
+from qnerf_nerfstudio import __version__
 from qnerf_nerfstudio.config import qnerf_edit_tiny
 from qnerf_nerfstudio.datamanager import QNerfDataManager
 from qnerf_nerfstudio.field import QNerfHeadNames
@@ -110,10 +111,10 @@ def test_looking_at_the_field_does_not_change_its_training(model: QNerfModel) ->
     model.set_extra_state({"steps_since_update": 3, "step": 5})
     model.eval()
     model.get_outputs(rays())
-    assert model.get_extra_state() == {"steps_since_update": 3, "step": 5}
+    assert model.get_extra_state() == {"version": __version__, "steps_since_update": 3, "step": 5}
     model.train()
     model.get_outputs(rays())
-    assert model.get_extra_state() == {"steps_since_update": 0, "step": 5}
+    assert model.get_extra_state() == {"version": __version__, "steps_since_update": 0, "step": 5}
 
 
 @pytest.mark.parametrize("changed", [False, True])
