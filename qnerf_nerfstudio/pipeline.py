@@ -2,9 +2,6 @@
 
 import copy
 import importlib.metadata
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -220,40 +217,14 @@ class QNerfPipeline(VanillaPipeline):
 
     def _before_iteration(self, step: int) -> None:
         """Do the slice of training step `step`."""
-        with self._stopping(step):
+        assert self._trainer is not None
+        with self._trainer.told_where_it_ends(step):
             self._do_slice(step)
-
-    @contextmanager
-    def _stopping(self, step: int) -> Iterator[None]:
-        """End the program with one sentence where training step `step` cannot be done; those before it are saved."""
-        trainer = self._trainer
-        assert trainer is not None
-        try:
-            yield
-        except FloatingPointError as error:
-            if step > 0:
-                trainer.save_checkpoint(step - 1)
-            reason = f"{error}; what was done before is saved"
-        except (OSError, UserError) as error:
-            reason = str(error)
-        else:
-            return
-        with one_sentence(1):
-            raise UserError(f"{reason}; go on with: {resume_command(trainer.config)}")
 
     def _do_slice(self, step: int) -> None:
         run, trainer = self._run, self._trainer
         assert run is not None and trainer is not None
-        if ranks.told(trainer.interrupted, self.device):
-            if step > 0:
-                trainer.save_checkpoint(step - 1)
-            CONSOLE.print(
-                f"Stopped before training step {step} of {run.plan.total}, everything is saved. Go on with: "
-                f"{resume_command(trainer.config)}",
-                soft_wrap=True,
-                markup=False,
-            )
-            sys.exit(130)
+        trainer.heed_interrupt(step, run.plan.total)
         self._heed_request(run, step)
         if step >= run.plan.total - 1:
             # A plan that was finished early ends before the trainer's loop does.
@@ -283,7 +254,8 @@ class QNerfPipeline(VanillaPipeline):
         outputs, losses, metrics = super().get_train_loss_dict(step)
         if self._run is None:
             return outputs, losses, metrics
-        with self._stopping(step):
+        assert self._trainer is not None
+        with self._trainer.told_where_it_ends(step):
             if _not_finite(losses):
                 with torch.autocast(self.device.type, enabled=False):
                     outputs, losses, metrics = super().get_train_loss_dict(step)

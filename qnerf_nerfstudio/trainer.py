@@ -17,6 +17,7 @@ from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import comms
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from qnerf_nerfstudio import ranks
 from qnerf_nerfstudio.errors import UserError, one_sentence
 
 
@@ -92,6 +93,36 @@ class QNerfTrainer(Trainer):
         # A paused loop would not come to its next step.
         self.training_state = "training"
         CONSOLE.print("Stopping after this training step; once more stops at once, from the last checkpoint.")
+
+    def heed_interrupt(self, step: int, total: int) -> None:
+        """End the program before training step `step` of `total` if somebody asked for it, with all of it saved."""
+        if not ranks.told(self.interrupted, self.pipeline.device):
+            return
+        if step > 0:
+            self.save_checkpoint(step - 1)
+        CONSOLE.print(
+            f"Stopped before training step {step} of {total}, everything is saved. Go on with: "
+            f"{resume_command(self.config)}",
+            soft_wrap=True,
+            markup=False,
+        )
+        sys.exit(130)
+
+    @contextmanager
+    def told_where_it_ends(self, step: int) -> Iterator[None]:
+        """End the program with one sentence where training step `step` cannot be done; those before it are saved."""
+        try:
+            yield
+        except FloatingPointError as error:
+            if step > 0:
+                self.save_checkpoint(step - 1)
+            reason = f"{error}; what was done before is saved"
+        except (OSError, UserError) as error:
+            reason = str(error)
+        else:
+            return
+        with one_sentence(1):
+            raise UserError(f"{reason}; go on with: {resume_command(self.config)}")
 
     def save_checkpoint(self, step: int) -> None:
         """Write a checkpoint whole or not at all; only then older ones go.
