@@ -21,6 +21,7 @@ from PIL import Image
 from torch import nn
 
 from qnerf_nerfstudio.progress import Status, in_words
+from qnerf_nerfstudio.viser_safety import atomic
 
 THUMBNAIL = 100
 """Height in pixels of the images in camera frustums, as nerfstudio's."""
@@ -196,7 +197,7 @@ def _look_through(viewer: Viewer, view: int) -> Callable[[viser.SceneNodePointer
     """What nerfstudio does when a frustum is clicked."""
 
     def on_click(event: viser.SceneNodePointerEvent) -> None:
-        with event.client.atomic():
+        with atomic(event.client):
             event.client.camera.position = event.target.position
             event.client.camera.wxyz = event.target.wxyz
             viewer.current_camera_idx = view

@@ -27,7 +27,6 @@ from qnerf_nerfstudio.editor import EditorConfig
 from qnerf_nerfstudio.errors import UserError, one_sentence
 from qnerf_nerfstudio.fingerprint import settings
 from qnerf_nerfstudio.manifest import Attempt
-from qnerf_nerfstudio.markdown import plain
 from qnerf_nerfstudio.model import QNerfModel, QNerfModelConfig
 from qnerf_nerfstudio.panel import EditPanel
 from qnerf_nerfstudio.plan import Consolidation, Plan, Revision, Stage, Task
@@ -36,6 +35,7 @@ from qnerf_nerfstudio.seeds import seed_everything
 from qnerf_nerfstudio.store import EditStore
 from qnerf_nerfstudio.targets import set_targets
 from qnerf_nerfstudio.trainer import QNerfTrainer, resume_command
+from qnerf_nerfstudio.viser_safety import plain
 
 
 @dataclass

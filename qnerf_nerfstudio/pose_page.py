@@ -22,8 +22,8 @@ from qnerf_nerfstudio.controls.skeleton import skeleton_colours
 from qnerf_nerfstudio.controls.solids import box_mesh, load_mesh
 from qnerf_nerfstudio.datamanager import QNerfDataManager, dataset_to_scene
 from qnerf_nerfstudio.errors import UserError
-from qnerf_nerfstudio.markdown import plain
 from qnerf_nerfstudio.posing import PoseDocument, Side, degrees, mirror, move_joint, quaternion, triangulate
+from qnerf_nerfstudio.viser_safety import atomic, plain
 
 THUMBNAIL = 256
 """Longer side in pixels of the photos on the page."""
@@ -191,7 +191,7 @@ class PosePage:
 
     def refresh(self) -> None:
         """Draw the control as the document has it."""
-        with self._lock, self.server.atomic():
+        with self._lock, atomic(self.server):
             self._draw()
 
     def _draw(self) -> None:
@@ -361,7 +361,7 @@ class PosePage:
         if client is None:
             return
         handle = self._frustums[index]
-        with client.atomic():
+        with atomic(client):
             client.camera.position = handle.position
             client.camera.wxyz = handle.wxyz
         _set(self._photo, self._names[index])

@@ -4,6 +4,7 @@ import json
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,10 +15,10 @@ from playwright.sync_api import Page, sync_playwright
 from test_nerfstudio import SCRIPTS, SHORT, command
 
 from qnerf_nerfstudio.controls import load_edit
-from qnerf_nerfstudio.markdown import plain
 from qnerf_nerfstudio.pose_page import PosePage
 from qnerf_nerfstudio.posing import PoseDocument, open_document
 from qnerf_nerfstudio.scenes import CaptureConfig, write_capture
+from qnerf_nerfstudio.viser_safety import plain
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SIZE = (900, 700)
@@ -119,6 +120,19 @@ def test_a_joint_is_dragged_undone_and_saved(page: Page, capture: Path, tmp_path
         assert (data / "edit.1.json").read_bytes() == original
     finally:
         served.server.stop()
+
+
+def test_a_failure_while_the_page_is_drawn_does_not_freeze_it(capture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = open_document(capture, capture / "edit.json", "skeleton", None)
+    served = PosePage(capture, document, "127.0.0.1", free_port())
+    monkeypatch.setattr(served, "_draw_gizmo", lambda *_, **__: {}["no gizmo"])
+    with pytest.raises(KeyError):
+        served.refresh()
+    # It would wait for its messages for ever.
+    stopping = threading.Thread(target=served.server.stop, daemon=True)
+    stopping.start()
+    stopping.join(20)
+    assert not stopping.is_alive()
 
 
 def test_what_users_wrote_is_no_code_on_the_page(page: Page, capture: Path) -> None:
