@@ -1,9 +1,7 @@
 """A capture as it lies on the disk, checked before nerfstudio reads it: transforms.json, its cameras and its photos."""
 
 import json
-import math
 import os
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +12,10 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import MAX_AUTO_RESOLUTIO
 from numpy.typing import NDArray
 from PIL import Image
 
+from qnerf_nerfstudio.controls.files import MAX_PIXELS, is_inside, open_image
 from qnerf_nerfstudio.controls.wording import reason, shown
 from qnerf_nerfstudio.errors import UserError
 
-MAX_PIXELS = 100_000_000
-"""Larger photos are refused by their header, before anything of them is decoded."""
 LIMIT = 1e9
 """Numbers beyond this are mistakes: single precision would turn them, or their products, into infinities."""
 SKEW = 0.05
@@ -27,7 +24,7 @@ CAMERA_MODELS = tuple(name for name, kind in CAMERA_MODEL_TO_TYPE.items() if kin
 ORIENTATIONS = ("pca", "up", "vertical", "none")
 DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM")
-"""What a file may be whatever its suffix says: Pillow starts other programs for some formats."""
+"""What a file may be whatever its suffix says."""
 PHOTO_MODES, MASK_MODES = ("L", "RGB", "RGBA"), ("1", "L", "P")
 """Pixel formats that nerfstudio's dataset reads as what they are."""
 
@@ -308,15 +305,10 @@ class _Files:
 
     def _check_names(self, key: str, names: list[Any]) -> None:
         """Check that file names are names, and stay in the capture's folder."""
-        root = self.folder.resolve()
         for name in names:
             if not isinstance(name, str) or not name.isprintable():
                 raise UserError(f"{self.transforms}: {key}: {shown(name)} is no path; expected one from {self.folder}")
-            try:
-                inside = (self.folder / name).resolve().is_relative_to(root)
-            except (OSError, RuntimeError):  # a link that leads to itself
-                inside = False
-            if not (inside or self.outside):
+            if not (self.outside or is_inside(self.folder, name)):
                 raise UserError(
                     f"{self.transforms}: {key}: {name} leads out of the capture's folder; put the file there, or allow "
                     f"it by --pipeline.outside-paths True"
@@ -357,13 +349,8 @@ class _Files:
     def _inspect(path: Path, modes: tuple[str, ...]) -> tuple[tuple[int, int], bool]:
         """Width and height of an image that can be decoded, and whether it has an alpha channel."""
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                image = Image.open(path, formats=FORMATS)
-            with image:
+            with open_image(path, FORMATS) as image:
                 size, mode = image.size, image.mode
-                if math.prod(size) > MAX_PIXELS:
-                    raise Image.DecompressionBombError
                 if image.format == "PNG":
                     image.verify()
                 else:

@@ -105,8 +105,7 @@ class EditRun:
         from qnerf_nerfstudio.editor.memory import check_memory
 
         size = editor.image_size(*views.size)
-        guided = config.consolidation != "none" and config.editor.mode == "guidance"
-        check_memory(editor, self.plan.config.chunk, size, guided=guided and config.editor.guidance_strength > 0)
+        check_memory(editor, self.plan.config.chunk, size, guided=config.consolidation != "none")
         self.projected = project_edit(
             edit,
             folder,

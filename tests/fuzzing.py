@@ -261,7 +261,7 @@ def fuzz_mutations(documents: int, seed: int, folder: Path) -> bool:
                 if seconds < SLOWEST:
                     break
             assert seconds < SLOWEST, f"it took {seconds:.1f} s"
-        except Exception:
+        except Exception:  # what is looked for: it is printed, and the exit code is 1
             console.print_exception()
             console.print(f"document {index} of seed {seed}:", text, markup=False, soft_wrap=True)
             return False

@@ -608,6 +608,8 @@ def test_mistakes_are_told(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     # Coarse cells make visual hulls in no time.
     monkeypatch.setattr("qnerf_nerfstudio.region.RESOLUTION", 8)
+    # A run before in this process would have its times printed after the sentence.
+    monkeypatch.setattr("nerfstudio.utils.profiler.PROFILER", [])
     make, words = MISTAKES[name]
     case = new_case(capture, tmp_path)
     make(case)

@@ -73,6 +73,14 @@ def told(capsys: pytest.CaptureFixture) -> str:
     return " ".join(capsys.readouterr().out.split())
 
 
+def end_of(config: Any, code: int, capsys: pytest.CaptureFixture) -> str:
+    """What a run says that ends with an exit code."""
+    with pytest.raises(SystemExit) as stop:
+        train_script.main(config)
+    assert stop.value.code == code
+    return told(capsys)
+
+
 def test_a_full_disk_leaves_the_checkpoint_before(stopped: Path) -> None:
     assert [path.name for path in checkpoints(stopped / "nerfstudio_models")] == ["step-000000005.ckpt"]
     assert sorted(path.name for path in stopped.iterdir() if path.is_dir()) == ["edit", "nerfstudio_models"]
@@ -87,10 +95,8 @@ def go_on(stopped: Path, capture: Path, change: Callable[[Any], object] = lambda
 
 def test_a_run_is_not_overwritten_by_another(stopped: Path, capture: Path, capsys: pytest.CaptureFixture) -> None:
     before = contents(sorted(path for path in stopped.rglob("*") if path.is_file()))
-    with pytest.raises(SystemExit) as stop:
-        train_script.main(short_edit(capture, stopped.parents[2]))
-    assert stop.value.code == 2
-    assert "already holds an edit; go on with it by --load-dir" in told(capsys)
+    text = end_of(short_edit(capture, stopped.parents[2]), 2, capsys)
+    assert "already holds an edit; go on with it by --load-dir" in text
     assert contents(sorted(path for path in stopped.rglob("*") if path.is_file())) == before
 
 
@@ -173,9 +179,7 @@ def test_a_damaged_manifest_is_refused_or_read(stopped: Path, tmp_path: Path, da
         Plan(PlanConfig(views=6, num_steps=4, tau=2), manifest.revisions)
 
 
-def test_an_old_checkpoint_that_does_not_fit_is_refused(
-    stopped: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_old_checkpoint_that_does_not_fit_is_refused(stopped: Path, capsys: pytest.CaptureFixture) -> None:
     config = yaml.load((stopped / "config.yml").read_text(), Loader=yaml.Loader)
     state = torch.load(checkpoints(stopped / "nerfstudio_models")[0], weights_only=True)["pipeline"]
     state["_model._extra_state"] = {**state["_model._extra_state"], "version": "0.0.9"}
@@ -199,10 +203,7 @@ def test_a_slice_that_cannot_be_written_ends_the_run(
         save(tensors, path)
 
     monkeypatch.setattr(store, "save_file", full)
-    with pytest.raises(SystemExit) as stop:
-        train_script.main(short_edit(capture, tmp_path))
-    assert stop.value.code == 1
-    text = told(capsys)
+    text = end_of(short_edit(capture, tmp_path), 1, capsys)
     assert "cannot write" in text and "No space left on device" in text
     assert f"--load-dir {tmp_path / FOLDER}/nerfstudio_models" in text
     assert (tmp_path / FOLDER / "edit/latents/source/0003-000.safetensors").exists()
@@ -212,10 +213,7 @@ def test_an_output_that_cannot_be_written_is_told_at_once(
     capture: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(SystemExit) as stop:
-        train_script.main(short_edit(capture, tmp_path / "out"))
-    assert stop.value.code == 2
-    assert "--output-dir: cannot write to" in told(capsys)
+    assert "--output-dir: cannot write to" in end_of(short_edit(capture, tmp_path / "out"), 2, capsys)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_state_saved(
@@ -232,11 +230,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_state_saved(
         return losses
 
     monkeypatch.setattr(QNerfModel, "get_loss_dict", broken)
-    with pytest.raises(SystemExit) as stop:
-        train_script.main(short_edit(capture, tmp_path))
-    assert stop.value.code == 1
+    text = end_of(short_edit(capture, tmp_path), 1, capsys)
     assert len(calls) == 2
-    text = told(capsys)
     assert "the field's rgb_loss is not finite at training step 5 (field on the source photos)" in text
     assert [path.name for path in checkpoints(tmp_path / FOLDER / "nerfstudio_models")] == ["step-000000004.ckpt"]
 

@@ -1,7 +1,6 @@
 """Ready-made control images: one per photo, in two folders."""
 
 import os
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +9,13 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
+from qnerf_nerfstudio.controls.files import MAX_PIXELS, open_image
 from qnerf_nerfstudio.controls.wording import reason
 from qnerf_nerfstudio.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 FORMATS = ("PNG", "JPEG", "WEBP")
-"""What a file may be whatever its suffix says: Pillow starts other programs for some formats."""
-MAX_PIXELS = 100_000_000
-"""Images with more pixels than this are refused before they are decoded."""
+"""What a file may be whatever its suffix says."""
 
 
 def load_control_images(
@@ -55,16 +53,12 @@ def load_control_images(
 def _read(path: Path, size: tuple[int, int], what: str) -> UInt8[Tensor, "H W 3"]:
     """One image, resampled."""
     try:
-        with warnings.catch_warnings():
-            # Pillow warns a little below our bound, and raises a little above it.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path, formats=FORMATS)
-        with image:
-            if image.width * image.height <= MAX_PIXELS:
-                resized = image.convert("RGB").resize((size[1], size[0]), Image.Resampling.LANCZOS)
-                return torch.from_numpy(np.array(resized))
-    except Image.DecompressionBombError:
-        pass
+        with open_image(path, FORMATS) as image:
+            resized = image.convert("RGB").resize((size[1], size[0]), Image.Resampling.LANCZOS)
+            return torch.from_numpy(np.array(resized))
+    except Image.DecompressionBombError as error:
+        raise UserError(
+            f"{what}: {path} has more than {MAX_PIXELS // 10**6} megapixels; scale it down to the photo's size"
+        ) from error
     except Exception as error:  # Pillow's readers raise whatever their parsers do
         raise UserError(f"{what}: {path} cannot be read as an image ({reason(error)}); export it again") from error
-    raise UserError(f"{what}: {path} has more than {MAX_PIXELS // 10**6} megapixels; scale it down to the photo's size")

@@ -23,6 +23,7 @@ from qnerf_nerfstudio.controls.edit import (
     SkeletonControl,
     SphereRegion,
 )
+from qnerf_nerfstudio.controls.files import is_inside
 from qnerf_nerfstudio.controls.wording import LONGEST, nearest, reason, shown
 from qnerf_nerfstudio.errors import UserError
 
@@ -186,11 +187,7 @@ def _files(edit: Edit) -> Iterator[tuple[str, str]]:
 def refuse_outside(path: Path, field: str, stated: str) -> None:
     """Refuse a path that leads out of edit.json's folder, be it by "..", by a link, or by starting elsewhere."""
     folder = path.parent.resolve()
-    try:
-        inside = not Path(stated).is_absolute() and (folder / stated).resolve().is_relative_to(folder)
-    except (OSError, RuntimeError):  # a link that leads to itself
-        inside = False
-    if not inside:
+    if Path(stated).is_absolute() or not is_inside(folder, stated):
         raise UserError(
             f"{path}: {field}: {shown(stated)} leads out of edit.json's folder; copy it into {folder} and name it "
             f"relative to edit.json, or allow it with --pipeline.outside-paths True"
