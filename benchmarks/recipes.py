@@ -25,6 +25,7 @@ Method = Literal[
     "ceiling",
     "unedited",
     "per-view",
+    "per-view, lifted",
     "one-shot",
     "progressive",
     "progressive, guidance too",
@@ -32,12 +33,14 @@ Method = Literal[
     "progressive, blend",
     "progressive, replace",
     "progressive, mean of views",
+    "progressive, not lifted",
     "dataset update",
     "reference attention",
     "token propagation",
 ]
 PRODUCT: dict[str, list[str]] = {
-    "per-view": ["--pipeline.consolidation", "none"],
+    "per-view": ["--pipeline.consolidation", "none", "--pipeline.lift-controls", "False"],
+    "per-view, lifted": ["--pipeline.consolidation", "none"],
     "one-shot": ["--pipeline.consolidation", "one-shot"],
     "progressive": [],
     "progressive, guidance too": ["--pipeline.editor.guidance-strength", "0.05"],
@@ -47,6 +50,7 @@ PRODUCT: dict[str, list[str]] = {
     ],
     "progressive, blend": ["--pipeline.editor.mode", "blend", "--pipeline.editor.render-weight", "0"],
     "progressive, mean of views": ["--pipeline.model.robust", "False"],
+    "progressive, not lifted": ["--pipeline.lift-controls", "False"],
     "progressive, replace": ["--pipeline.editor.mode", "replace", "--pipeline.editor.render-weight", "0"],
 }
 """Recipes that are settings of the product, as options of ns-train."""

@@ -57,7 +57,7 @@ def write_scene(out: Path, seed: int, views: int, setting: Setting) -> None:
         for name, image in zip(names, to_unit(images), strict=True):
             write_png(out / "controls" / key / Path(name).name, image)
     edit = json.loads((out / "edit.json").read_text())
-    edit["control"] = {"type": "images", "source": "controls/source", "target": "controls/target"}
+    edit["control"] = {"type": "images", "source": "controls/source", "target": "controls/target", "kind": "openpose"}
     write_json(out / "edit.json", edit)
 
 

@@ -123,6 +123,8 @@ _tiny.pipeline = QNerfPipelineConfig(
         inversion_iterations=2,
         # Beside renders, guidance by queries cost 0.4 dB in edited and in novel views (benchmarks/README.md).
         guidance_strength=0.0,
+        # To the end: edited views of two captures gained 0.7 and 0.8 dB, novel ones 0.3 and 0.4 (benchmarks/README.md).
+        render_stop=1.0,
     ),
     tau=4,
     stop=0.4,

@@ -113,6 +113,7 @@ class EditRun:
             size,
             model.scene_box.aabb,
             restrict=config.region,
+            lift=config.lift_controls,
         )
         self.views = self.projected.views
         # Where the control changes nothing, renders of a field could only blur what the views show already.

@@ -48,9 +48,12 @@ class QNerfModelConfig(NerfactoModelConfig):
     explain the difference by direction does so with fog before every camera: even on true edited views, novel views
     lost 4 to 5 dB by it (benchmarks/README.md)."""
     query_loss_mult: float = 0.003
-    """Weight of the query loss beside that of previews. Queries of one point differ from view to view, and shape a
-    worse geometry than colours: with a weight of 1, 0.03 and 0.003 the field of a fit scored 13.7, 15.8 and 17.6 dB in
-    novel views, and explained queries as well (benchmarks/README.md)."""
+    """Weight of the query loss beside that of previews."""
+    queries_shape_density: bool = False
+    """Let the query loss pull at the density in fits, as in the paper; otherwise colours of previews shape it alone, and
+    query heads follow. Queries of one point differ from view to view, and shape a worse geometry than colours: renders
+    of two captures that edits are drawn to lost 0.7 and 0.9 dB by it, novel views of the final field 0.5 and 0.9
+    (benchmarks/README.md)."""
     robust: bool = True
     """Weigh edited views down that the others contradict, in fits and in the final field, so that views which were
     edited wrongly are not averaged in."""
@@ -95,8 +98,13 @@ class QNerfModel(NerfactoModel):
         """Build nerfacto, with our field in the place of its own.
 
         Raises:
-            ValueError: Normals are asked for, which this model does not render.
+            ValueError: Normals are asked for, which this model does not render, or nothing would shape the density.
         """
+        if self.config.preview_loss_mult == 0 and not self.config.queries_shape_density:
+            raise ValueError(
+                "model.preview_loss_mult is 0, so that nothing shapes the density in fits; set "
+                "model.queries_shape_density to True, or give previews a weight"
+            )
         if self.config.predict_normals:
             raise ValueError("model.predict_normals is set, but QNerfModel renders no normals; leave it out")
         # Loads transformers, so it stays out of the imports that every ns-* command makes.
@@ -215,8 +223,7 @@ class QNerfModel(NerfactoModel):
             "accumulation": self.renderer_accumulation(weights=weights),
             "depth": self.renderer_depth(weights=weights.detach(), ray_samples=samples),
             "expected_depth": self.renderer_expected_depth(weights=weights, ray_samples=samples),
-            # Where colours shape the density, query heads follow the geometry and do not pull at it.
-            "queries": self.field.codes(features.detach() if self.objective == "rgb" else features),
+            "queries": self.field.codes(features if self._queries_shape_density else features.detach()),
         }
         if self.training:
             outputs["weights_list"] = weights_list
@@ -224,6 +231,10 @@ class QNerfModel(NerfactoModel):
         for i in range(self.config.num_proposal_iterations):
             outputs[f"prop_depth_{i}"] = self.renderer_depth(weights=weights_list[i], ray_samples=samples_list[i])
         return outputs
+
+    @property
+    def _queries_shape_density(self) -> bool:
+        return self.objective == "queries" and self.config.queries_shape_density
 
     @staticmethod
     def _keep_outside(region: Region, field_outputs: dict[Any, Tensor], samples: RaySamples) -> dict[Any, Tensor]:

@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxtyping import Float
+from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from qnerf_nerfstudio.controls import Edit, Views, changed, control_images
-from qnerf_nerfstudio.controls.edit import Everywhere
+from qnerf_nerfstudio.controls import Edit, Views, changed, control_images, control_kind
+from qnerf_nerfstudio.controls.edit import Everywhere, ImagesControl
+from qnerf_nerfstudio.controls.lifting import lift_skeleton
 from qnerf_nerfstudio.datamanager import QNerfDataManager, dataset_to_scene
 from qnerf_nerfstudio.influence import Influence, find_influence
 from qnerf_nerfstudio.model import QNerfModel
@@ -38,6 +40,7 @@ def project_edit(
     size: tuple[int, int],
     scene_box: Float[Tensor, "2 3"],
     restrict: bool = True,
+    lift: bool = False,
 ) -> ProjectedEdit:
     """Draw an edit's control into all views, and find where it may change them.
 
@@ -48,6 +51,7 @@ def project_edit(
         size: Height and width of the control images.
         scene_box: Lower and upper corner of the scene box.
         restrict: False lets the edit change everything, whatever it states.
+        lift: Redraw ready-made OpenPose images from the skeleton that those of the training views agree on.
 
     Raises:
         UserError: Control, region or masks do not fit the capture.
@@ -55,11 +59,35 @@ def project_edit(
     views, names = data.views(), [path.name for path in data.filenames]
     to_scene = dataset_to_scene(data.train_dataparser_outputs, Path(data.config.dataparser.data))
     source, target = control_images(edit, folder, views, names, to_scene, size)
+    if lift and isinstance(edit.control, ImagesControl) and control_kind(edit.control) == "openpose":
+        source, target = _lift_controls(views.resized(size), source, target, data.num_train)
     if not restrict:
         edit = edit.model_copy(update={"region": Everywhere(type="everywhere"), "masks": None})
     different = changed(source, target)
     influence = find_influence(edit, folder, views, names, different, data.num_train, to_scene, scene_box)
     return ProjectedEdit(views, names, source, target, bool(different.any()), influence)
+
+
+def _lift_controls(
+    views: Views, source: Float[Tensor, "V 3 H W"], target: Float[Tensor, "V 3 H W"], training: int
+) -> tuple[Float[Tensor, "V 3 H W"], Float[Tensor, "V 3 H W"]]:
+    """Control images of the two skeletons that training views show; those given where they show no such skeletons."""
+    skeletons = [lift_skeleton(views[:training], images[:training]) for images in (source, target)]
+    before, after = skeletons
+    if before is None or after is None:
+        CONSOLE.print(
+            f"The control images of the {'source' if before is None else 'target'} show no single OpenPose skeleton "
+            f"that the views agree on: all of them are used as they are.",
+            style="yellow",
+            soft_wrap=True,
+        )
+        return source, target
+    CONSOLE.print(
+        f"Control images are drawn anew from skeletons lifted to 3D: {len(before.bones)} bones in the source, "
+        f"{len(after.bones)} in the target.",
+        soft_wrap=True,
+    )
+    return before.draw(views), after.draw(views)
 
 
 def restrict_field(influence: Influence, data: QNerfDataManager, model: QNerfModel) -> None:
