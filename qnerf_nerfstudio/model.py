@@ -50,10 +50,10 @@ class QNerfModelConfig(NerfactoModelConfig):
     query_loss_mult: float = 0.003
     """Weight of the query loss beside that of previews."""
     queries_shape_density: bool = False
-    """Let the query loss pull at the density in fits, as in the paper; otherwise colours of previews shape it alone, and
-    query heads follow. Queries of one point differ from view to view, and shape a worse geometry than colours: renders
-    of two captures that edits are drawn to lost 0.7 and 0.9 dB by it, novel views of the final field 0.5 and 0.9
-    (benchmarks/README.md)."""
+    """Let the query loss pull at the density in fits, as in the paper; otherwise colours of previews shape it alone,
+    and query heads follow. Queries of one point differ from view to view, and shape a worse geometry than colours:
+    renders of two captures that edits are drawn to lost 0.7 and 0.9 dB by it, novel views of the final field 0.5 and
+    0.9 (benchmarks/README.md)."""
     robust: bool = True
     """Weigh edited views down that the others contradict, in fits and in the final field, so that views which were
     edited wrongly are not averaged in."""

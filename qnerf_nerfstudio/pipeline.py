@@ -70,8 +70,8 @@ class QNerfPipelineConfig(VanillaPipelineConfig):
     final_iterations: int = 15000
     """Training steps of the final RGB field."""
     lift_controls: bool = True
-    """Redraw ready-made control images of kind "openpose" from the one skeleton in 3D that most views agree on, found by
-    robust triangulation, so that limbs which some of them leave out or get wrong are stated in every view."""
+    """Redraw ready-made control images of kind "openpose" from the one skeleton in 3D that most views agree on, found
+    by robust triangulation, so that limbs which some of them leave out or get wrong are stated in every view."""
     warm_start: bool = True
     """A fit starts from the field before it (first that of the source photos), the final field from that of the source
     photos; otherwise both start afresh. The final field gained 1 dB by it (benchmarks/README.md)."""

@@ -7,7 +7,7 @@ again, it states the whole edit in every view.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,8 +19,8 @@ BRIGHT = 0.68
 DARK = 0.2
 """Pixels below this brightness belong to nothing."""
 JOINT_HUES = 0.1
-"""A pixel's colour, scaled to brightness 1, may differ by this from that of its joint. Joints differ by 1/3; mixtures of
-a joint and the bones that cross it are no joints."""
+"""A pixel's colour, scaled to brightness 1, may differ by this from that of its joint. Joints differ by 1/3; mixtures
+of a joint and the bones that cross it are no joints."""
 BONE_HUES = 0.2
 """The same for bones, whose place is known."""
 TOLERANCE = 0.02
