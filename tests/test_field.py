@@ -75,17 +75,26 @@ def test_queries_have_no_view_direction_and_colours_only_where_asked(view_depend
     assert (change > 1e-3) == view_dependent
 
 
-@pytest.mark.parametrize(("objective", "pulls"), [("queries", True), ("rgb", False)])
-def test_only_the_queries_objective_lets_queries_shape_the_density(
-    model: QNerfModel, objective: str, pulls: bool
+@pytest.mark.parametrize(
+    ("objective", "asked", "pulls"), [("queries", True, True), ("queries", False, False), ("rgb", True, False)]
+)
+def test_queries_shape_the_density_in_fits_and_where_asked_only(
+    model: QNerfModel, objective: str, asked: bool, pulls: bool
 ) -> None:
     model.train()
+    model.config.queries_shape_density = asked
     model.objective = objective
     outputs = model.get_outputs(rays())
     query_loss(outputs["queries"], torch.ones(7, 72), [36, 36]).backward()
     assert model.field.query_head.weight.grad is not None
     base = [p.grad for p in model.field.mlp_base.parameters() if p.grad is not None]
     assert any(bool((grad != 0).any()) for grad in base) == pulls
+
+
+def test_something_has_to_shape_the_density() -> None:
+    with pytest.raises(ValueError, match="queries_shape_density"):
+        build(preview_loss_mult=0.0)
+    build(preview_loss_mult=0.0, queries_shape_density=True)
 
 
 def test_stages_start_from_the_weights_they_are_given(model: QNerfModel) -> None:
