@@ -152,11 +152,11 @@ def score_run(run: Path, data: Path, unedited: Path | None, sheet: Path | None, 
 
 def write_sheet(path: Path, *groups: dict[str, Float[Tensor, "V 3 H W"]], columns: int = 6, cell: int = 160) -> None:
     """Write a contact sheet: a labelled row of evenly spread views for every entry, groups set apart by a gap."""
-    margin, gap = 130, 10
+    font, gap = ImageFont.load_default(size=15), 10
+    margin = 16 + round(max(font.getlength(label) for group in groups for label in group))
     height = sum(len(group) for group in groups) * cell + gap * (len(groups) - 1)
     sheet = Image.new("RGB", (margin + columns * cell, height), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=15)
-    y = 0
+    draw, y = ImageDraw.Draw(sheet), 0
     for group in groups:
         for label, views in group.items():
             draw.text((margin - 8, y + cell // 2), label, fill="black", font=font, anchor="rm")

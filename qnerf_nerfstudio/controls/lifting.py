@@ -71,7 +71,9 @@ def lift_skeleton(views: Views, images: Float[Tensor, "V 3 H W"]) -> LiftedSkele
     ends = {name for bone in bones for name in bone}
     skeleton = LiftedSkeleton({name: point for name, point in joints.items() if name in ends}, bones)
     reach = round(tolerance)
-    near = F.max_pool2d(skeleton.draw(views).amax(1, keepdim=True), 2 * reach + 1, stride=1, padding=reach) > DARK
+    near = skeleton.draw(views).amax(1, keepdim=True) > DARK
+    for window, padding in (((1, 2 * reach + 1), (0, reach)), ((2 * reach + 1, 1), (reach, 0))):
+        near = F.max_pool2d(near.float(), window, stride=1, padding=padding) > 0
     drawn = images.amax(1, keepdim=True) > DARK
     return skeleton if (near & drawn).sum() >= EXPLAINED * drawn.sum() else None
 
