@@ -7,9 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qnerf_nerfstudio.controls import OPENPOSE_BONES, Views, draw_skeleton
+from qnerf_nerfstudio.controls import OPENPOSE_BONES, OPENPOSE_COLOURS, OPENPOSE_JOINTS, Views, draw_skeleton
 from qnerf_nerfstudio.controls.lifting import find_joints, lift_skeleton, triangulate
-from qnerf_nerfstudio.controls.skeleton import OPENPOSE_JOINTS
 from qnerf_nerfstudio.scenes.capture import TARGET_RANGES, orbit_camera
 from qnerf_nerfstudio.scenes.figure import joints, sample_body, sample_pose
 from qnerf_nerfstudio.training.data import draw_loosely, to_unit
@@ -108,3 +107,17 @@ def test_two_rays_are_not_enough() -> None:
     pixels = views.project(torch.tensor([[0.0, 0.0, 1.0]]))[0][:, 0]
     pixels[2:] = torch.nan
     assert triangulate(views, pixels, tolerance=4) is None
+
+
+@given(seed=st.integers(0, 10_000), same=st.booleans(), k1=st.floats(-3, 3), share=st.floats(0, 1))
+@settings(max_examples=40, deadline=None)
+def test_no_drawing_and_no_cameras_make_it_fail(seed: int, same: bool, k1: float, share: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    views = orbit(6, 32, k1)
+    if same:
+        views = Views(views.c2w[:1].expand(6, -1, -1), views.intrinsics, views.distortion, views.size)
+    palette = torch.tensor([OPENPOSE_COLOURS[name] for name in (*OPENPOSE_JOINTS, *OPENPOSE_BONES)]) / 255
+    images = palette[torch.randint(len(palette), (6, 32, 32), generator=generator)].movedim(-1, 1)
+    images = images * (torch.rand(6, 1, 32, 32, generator=generator) < share) * torch.rand(1, generator=generator)
+    lifted = lift_skeleton(views, images)
+    assert lifted is None or all(point.isfinite().all() for point in lifted.joints.values())
