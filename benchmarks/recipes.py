@@ -38,20 +38,23 @@ Method = Literal[
     "reference attention",
     "token propagation",
 ]
+SHAPED = ["--pipeline.model.queries-shape-density", "True"]
+"""Where queries guide, they shape the field, as in the paper."""
 PRODUCT: dict[str, list[str]] = {
     "per-view": ["--pipeline.consolidation", "none", "--pipeline.lift-controls", "False"],
     "per-view, lifted": ["--pipeline.consolidation", "none"],
     "one-shot": ["--pipeline.consolidation", "one-shot"],
     "progressive": [],
-    "progressive, guidance too": ["--pipeline.editor.guidance-strength", "0.05"],
+    "progressive, guidance too": [*SHAPED, "--pipeline.editor.guidance-strength", "0.05"],
     "progressive, guidance only": [
+        *SHAPED,
         *("--pipeline.editor.guidance-strength", "0.05"),
         *("--pipeline.editor.render-weight", "0"),
     ],
-    "progressive, blend": ["--pipeline.editor.mode", "blend", "--pipeline.editor.render-weight", "0"],
+    "progressive, blend": [*SHAPED, "--pipeline.editor.mode", "blend", "--pipeline.editor.render-weight", "0"],
     "progressive, mean of views": ["--pipeline.model.robust", "False"],
     "progressive, not lifted": ["--pipeline.lift-controls", "False"],
-    "progressive, replace": ["--pipeline.editor.mode", "replace", "--pipeline.editor.render-weight", "0"],
+    "progressive, replace": [*SHAPED, "--pipeline.editor.mode", "replace", "--pipeline.editor.render-weight", "0"],
 }
 """Recipes that are settings of the product, as options of ns-train."""
 UPDATE_ROUNDS = 3

@@ -49,11 +49,12 @@ class QNerfModelConfig(NerfactoModelConfig):
     lost 4 to 5 dB by it (benchmarks/README.md)."""
     query_loss_mult: float = 0.003
     """Weight of the query loss beside that of previews."""
-    queries_shape_density: bool = False
+    queries_shape_density: bool = True
     """Let the query loss pull at the density in fits, as in the paper; otherwise colours of previews shape it alone,
-    and query heads follow. Queries of one point differ from view to view, and shape a worse geometry than colours:
-    renders of two captures that edits are drawn to lost 0.7 and 0.9 dB by it, novel views of the final field 0.5 and
-    0.9 (benchmarks/README.md)."""
+    and query heads follow. Queries of one point differ from view to view, and shape a worse geometry than colours, but
+    heads that only follow render worse queries: in two captures renders were closer to the truth by 0.7 and 0.9 dB
+    without, and missed 0.87 of the queries' spread in the place of 0.73 (benchmarks/README.md). So guidance by queries
+    wants it, and drawing to renders does not."""
     robust: bool = True
     """Weigh edited views down that the others contradict, in fits and in the final field, so that views which were
     edited wrongly are not averaged in."""
