@@ -27,11 +27,12 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from qnerf_nerfstudio.config import qnerf_edit, qnerf_edit_tiny
+from qnerf_nerfstudio.controls import to_unit
 from qnerf_nerfstudio.editor.editor import ControlNetEditor, Prompts, QueryTargets
 from qnerf_nerfstudio.field import QNerfField, QNerfHeadNames
 from qnerf_nerfstudio.model import QNerfModel, QNerfModelConfig, query_loss
 from qnerf_nerfstudio.queries import CodecFit, QueryMaps
-from qnerf_nerfstudio.training.data import HELD_OUT, render_pair, to_unit
+from qnerf_nerfstudio.training.data import HELD_OUT, render_pair
 from qnerf_nerfstudio.training.evaluate import load_trained
 from qnerf_nerfstudio.training.models import IMAGE_SIZE
 

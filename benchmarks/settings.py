@@ -10,13 +10,13 @@ import torch
 from nerfstudio.engine.trainer import TrainerConfig
 
 from qnerf_nerfstudio.config import qnerf_edit_tiny
-from qnerf_nerfstudio.controls import Views
+from qnerf_nerfstudio.controls import Views, to_unit
 from qnerf_nerfstudio.pipeline import QNerfPipelineConfig
 from qnerf_nerfstudio.scenes import CaptureConfig, write_capture
 from qnerf_nerfstudio.scenes.capture import TARGET_RANGES, sample_edit
 from qnerf_nerfstudio.scenes.figure import joints, sample_pose
 from qnerf_nerfstudio.store import write_json, write_png
-from qnerf_nerfstudio.training.data import DROPPED_BONES, draw_loosely, to_unit
+from qnerf_nerfstudio.training.data import DROPPED_BONES, draw_loosely
 
 Setting = Literal["tight", "loose", "wrong"]
 WRONG_EVERY = 5

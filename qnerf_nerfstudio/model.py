@@ -219,12 +219,13 @@ class QNerfModel(NerfactoModel):
         samples_list.append(samples)
         # A linear head commutes with compositing: one product per ray in the place of one per sample.
         features = (weights * field_outputs[QNerfHeadNames.FEATURES]).sum(dim=-2)
+        shaping = self.objective == "queries" and self.config.queries_shape_density
         outputs: dict[str, Any] = {
             "rgb": self.renderer_rgb(rgb=field_outputs[FieldHeadNames.RGB], weights=weights),
             "accumulation": self.renderer_accumulation(weights=weights),
             "depth": self.renderer_depth(weights=weights.detach(), ray_samples=samples),
             "expected_depth": self.renderer_expected_depth(weights=weights, ray_samples=samples),
-            "queries": self.field.codes(features if self._queries_shape_density else features.detach()),
+            "queries": self.field.codes(features if shaping else features.detach()),
         }
         if self.training:
             outputs["weights_list"] = weights_list
@@ -232,10 +233,6 @@ class QNerfModel(NerfactoModel):
         for i in range(self.config.num_proposal_iterations):
             outputs[f"prop_depth_{i}"] = self.renderer_depth(weights=weights_list[i], ray_samples=samples_list[i])
         return outputs
-
-    @property
-    def _queries_shape_density(self) -> bool:
-        return self.objective == "queries" and self.config.queries_shape_density
 
     @staticmethod
     def _keep_outside(region: Region, field_outputs: dict[Any, Tensor], samples: RaySamples) -> dict[Any, Tensor]:

@@ -72,8 +72,7 @@ def _lift_controls(
     views: Views, source: Float[Tensor, "V 3 H W"], target: Float[Tensor, "V 3 H W"], training: int
 ) -> tuple[Float[Tensor, "V 3 H W"], Float[Tensor, "V 3 H W"]]:
     """Control images of the two skeletons that training views show; those given where they show no such skeletons."""
-    skeletons = [lift_skeleton(views[:training], images[:training]) for images in (source, target)]
-    before, after = skeletons
+    before, after = (lift_skeleton(views[:training], images[:training]) for images in (source, target))
     if before is None or after is None:
         CONSOLE.print(
             f"The control images of the {'source' if before is None else 'target'} show no single OpenPose skeleton "

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn import functional as F
 
-from qnerf_nerfstudio.controls import Views
+from qnerf_nerfstudio.controls import Views, grow
 from qnerf_nerfstudio.controls.cameras import invert_affine, transform_points
 from qnerf_nerfstudio.controls.edit import BoxRegion, SphereRegion
 from qnerf_nerfstudio.controls.solids import placement_matrix
@@ -51,7 +50,7 @@ class Region:
     def seen(self, views: Views) -> Bool[Tensor, "V H W"]:
         """Pixels of views behind which a cell of the region lies."""
         height, width = views.size
-        masks = torch.zeros(len(views), 1, height, width)
+        masks = torch.zeros(len(views), height, width, dtype=torch.bool)
         centres = self.centres()
         radius = float((self.box[1] - self.box[0]).norm()) / self.cells.shape[0] / 2
         for index in range(len(views)):
@@ -59,12 +58,12 @@ class Region:
             pixels, valid = view.project(centres)
             x, y = pixels[0, valid[0]].floor().long().unbind(-1)
             kept = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-            masks[index, 0, y[kept], x[kept]] = 1
+            masks[index, y[kept], x[kept]] = True
             if kept.any():
                 distance = (centres[valid[0]][kept] - view.c2w[0, :, 3]).norm(dim=-1).quantile(0.1).clamp_min(1e-3)
                 reach = min(int(radius * float(view.intrinsics[0, :2].max()) / float(distance)) + 1, max(views.size))
-                masks[index] = F.max_pool2d(masks[index], 2 * reach + 1, stride=1, padding=reach)
-        return masks.squeeze(1) > 0
+                masks[index] = grow(masks[index], reach)
+        return masks
 
 
 def shape_region(shape: BoxRegion | SphereRegion, to_scene: Float[Tensor, "3 4"], hull: Region | None) -> Region:

@@ -10,7 +10,7 @@ from diffusers import StableDiffusionControlNetPipeline
 from rich.console import Console
 from safetensors.torch import load_file
 
-from qnerf_nerfstudio.controls import OPENPOSE_BONES, Views, draw_skeleton
+from qnerf_nerfstudio.controls import OPENPOSE_BONES, Views, draw_skeleton, to_unit
 from qnerf_nerfstudio.editor.config import BUNDLED_FOLDER
 from qnerf_nerfstudio.editor.controlnets import BUNDLED_KINDS
 from qnerf_nerfstudio.errors import UserError
@@ -20,7 +20,7 @@ from qnerf_nerfstudio.scenes.figure import joints
 from qnerf_nerfstudio.scoring import iou, psnr, silhouette
 from qnerf_nerfstudio.training.codec import balance_channels, encode, round_trip_psnr, start_linear
 from qnerf_nerfstudio.training.config import TrainEditorConfig
-from qnerf_nerfstudio.training.data import HELD_OUT, LIMB_BONES, draw_loosely, render_pair, to_unit, training_pool
+from qnerf_nerfstudio.training.data import HELD_OUT, LIMB_BONES, draw_loosely, render_pair, training_pool
 from qnerf_nerfstudio.training.evaluate import edit_pair, load_trained
 from qnerf_nerfstudio.training.models import IMAGE_SIZE, MAX_TOKENS, build_codec, build_tokenizer
 from qnerf_nerfstudio.training.train import train_editor

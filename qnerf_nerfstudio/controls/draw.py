@@ -5,7 +5,6 @@ from pathlib import Path
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from qnerf_nerfstudio.controls.cameras import Views, transform_points
 from qnerf_nerfstudio.controls.edit import (
@@ -18,7 +17,7 @@ from qnerf_nerfstudio.controls.edit import (
     SkeletonControl,
     control_kind,
 )
-from qnerf_nerfstudio.controls.images import load_control_images
+from qnerf_nerfstudio.controls.images import grow, load_control_images, to_unit
 from qnerf_nerfstudio.controls.skeleton import draw_skeleton
 from qnerf_nerfstudio.controls.solids import (
     MAX_FACES,
@@ -62,7 +61,7 @@ def control_images(
     control = edit.control
     if isinstance(control, ImagesControl):
         source, target = (load_control_images(folder / each, names, size) for each in (control.source, control.target))
-        return _unit(source), _unit(target)
+        return to_unit(source), to_unit(target)
     views = views.resized(size)
     parts = control.parts if control.type == "parts" else (control,)
     skeletons = [part for part in parts if isinstance(part, SkeletonControl)]
@@ -79,10 +78,6 @@ def control_images(
     return drawn
 
 
-def _unit(images: Tensor) -> Images:
-    return images.movedim(-1, 1).float() / 255
-
-
 def _skeletons(parts: list[SkeletonControl], views: Views, to_scene: Tensor) -> tuple[Images, Images]:
     """Draw skeletons, later ones over earlier ones."""
     drawn = []
@@ -93,7 +88,7 @@ def _skeletons(parts: list[SkeletonControl], views: Views, to_scene: Tensor) -> 
             joints = {name: transform_points(to_scene.new_tensor(at), to_scene) for name, at in stated.items()}
             images = draw_skeleton(views, joints, part.all_bones)
             canvas = torch.where((images > 0).any(-1, keepdim=True), images, canvas)
-        drawn.append(_unit(canvas))
+        drawn.append(to_unit(canvas))
     return drawn[0], drawn[1]
 
 
@@ -127,6 +122,4 @@ def _solids(
 
 def changed(source: Images, target: Images) -> Bool[Tensor, "V H W"]:
     """Where control images of source and target differ, grown by a tenth of the image: limbs are wider than bones."""
-    different = ((source - target).abs().amax(1, keepdim=True) > 0.02).float()
-    reach = max(1, min(source.shape[-2:]) // 10)
-    return F.max_pool2d(different, 2 * reach + 1, stride=1, padding=reach).squeeze(1) > 0
+    return grow((source - target).abs().amax(1) > 0.02, max(1, min(source.shape[-2:]) // 10))

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from qnerf_nerfstudio.controls.cameras import Views
+from qnerf_nerfstudio.controls.images import grow, to_unit
 from qnerf_nerfstudio.controls.skeleton import OPENPOSE_BONES, OPENPOSE_COLOURS, OPENPOSE_JOINTS, draw_skeleton
 
 BRIGHT = 0.68
@@ -48,7 +49,7 @@ class LiftedSkeleton:
 
     def draw(self, views: Views) -> Float[Tensor, "V 3 H W"]:
         """The skeleton in every view, in [0, 1]."""
-        return draw_skeleton(views, self.joints, self.bones).movedim(-1, 1).float() / 255
+        return to_unit(draw_skeleton(views, self.joints, self.bones))
 
 
 def lift_skeleton(views: Views, images: Float[Tensor, "V 3 H W"]) -> LiftedSkeleton | None:
@@ -70,11 +71,8 @@ def lift_skeleton(views: Views, images: Float[Tensor, "V 3 H W"]) -> LiftedSkele
         return None
     ends = {name for bone in bones for name in bone}
     skeleton = LiftedSkeleton({name: point for name, point in joints.items() if name in ends}, bones)
-    reach = round(tolerance)
-    near = skeleton.draw(views).amax(1, keepdim=True) > DARK
-    for window, padding in (((1, 2 * reach + 1), (0, reach)), ((2 * reach + 1, 1), (reach, 0))):
-        near = F.max_pool2d(near.float(), window, stride=1, padding=padding) > 0
-    drawn = images.amax(1, keepdim=True) > DARK
+    near = grow(skeleton.draw(views).amax(1) > DARK, round(tolerance))
+    drawn = images.amax(1) > DARK
     return skeleton if (near & drawn).sum() >= EXPLAINED * drawn.sum() else None
 
 

@@ -54,9 +54,10 @@ class EditorConfig:
     """Share of the rendered queries in "blend"."""
     render_weight: float = 0.5
     """How far the clean latents that a timestep predicts are drawn to those of the field's render of the view, 0 to 1,
-    at the timesteps that are drawn to rendered queries. With the bundled editor edited views gain 1.3 to 2 dB by it
-    over views edited one by one under the same controls, and agree better by up to 7 dB; 0.8 did no better
-    (benchmarks/README.md). 0 leaves consolidation to the queries alone, as in the paper."""
+    at the timesteps that are drawn to rendered queries. With the bundled editor edited views of eight captures
+    gained 0.6 dB by it on the mean over views edited one by one under the same controls (1.3 to 1.9 in five, -1.0 and
+    -2.9 in two), and agreed better by 4.8 dB; 0.8 did no better (benchmarks/README.md). 0 leaves consolidation to the
+    queries alone, as in the paper."""
     render_stop: float = 0.6
     """Views are drawn to renders during this share of the timesteps; the later ones add detail that a field blurs, and
     that views do not share. The bundled editor, whose detail is small, gains by 1 (benchmarks/README.md)."""

@@ -16,9 +16,10 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from qnerf_nerfstudio.controls import to_unit
 from qnerf_nerfstudio.training.checkpoint import load_state, save_state
 from qnerf_nerfstudio.training.config import TrainEditorConfig
-from qnerf_nerfstudio.training.data import HELD_OUT, Pool, render_pair, to_unit, training_pool
+from qnerf_nerfstudio.training.data import HELD_OUT, Pool, render_pair, training_pool
 from qnerf_nerfstudio.training.models import IMAGE_SIZE, LATENT_CHANNELS, build_codec
 
 KL_WEIGHT = 1e-4

@@ -175,8 +175,3 @@ def training_pool(config: TrainEditorConfig) -> Pool:
             f"later pairs are held out"
         )
     return Pool(IMAGE_SIZE, config.pool, first)
-
-
-def to_unit(images: UInt8[Tensor, "*batch H W 3"]) -> Float[Tensor, "*batch 3 H W"]:
-    """Bytes to [0, 1], channels first."""
-    return images.movedim(-1, -3).float() / 255

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from qnerf_nerfstudio.controls import to_unit
 from qnerf_nerfstudio.editor.attention import AttentionState, attention, install
 from qnerf_nerfstudio.training.checkpoint import load_state, save_state
 from qnerf_nerfstudio.training.codec import encode, learning_rate, update_average
 from qnerf_nerfstudio.training.config import TrainEditorConfig
-from qnerf_nerfstudio.training.data import Pair, Pool, to_unit, training_pool
+from qnerf_nerfstudio.training.data import Pair, Pool, training_pool
 from qnerf_nerfstudio.training.evaluate import evaluate, load_trained
 from qnerf_nerfstudio.training.models import (
     build_control,

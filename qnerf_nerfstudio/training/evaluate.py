@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from qnerf_nerfstudio.config import qnerf_edit_tiny
-from qnerf_nerfstudio.controls import Kind
+from qnerf_nerfstudio.controls import Kind, to_unit
 from qnerf_nerfstudio.editor.editor import ControlNetEditor, Prompts, SourceBranch
 from qnerf_nerfstudio.editor.loading import load_editor
 from qnerf_nerfstudio.pipeline import QNerfPipelineConfig
 from qnerf_nerfstudio.scoring import iou, psnr, silhouette
-from qnerf_nerfstudio.training.data import HELD_OUT, Pair, render_pair, to_unit
+from qnerf_nerfstudio.training.data import HELD_OUT, Pair, render_pair
 from qnerf_nerfstudio.training.models import IMAGE_SIZE
 
 
