@@ -30,6 +30,9 @@ TOLERANCE = 3.0
 
 Objective = Literal["rgb", "queries"]
 """What shapes the density: colours, or query maps."""
+FOCUS = 1.0
+"""Distance around which annealed depths begin: captures are scaled so that cameras stand about 1 from what they look
+at."""
 
 
 @dataclass
@@ -55,6 +58,11 @@ class QNerfModelConfig(NerfactoModelConfig):
     heads that only follow render worse queries: in two captures renders were closer to the truth by 0.7 and 0.9 dB
     without, and missed 0.87 of the queries' spread in the place of 0.73 (benchmarks/README.md). So guidance by queries
     wants it, and drawing to renders does not."""
+    space_annealing: int = 0
+    """Training steps over which a field that starts from scratch widens the span of depths that it trains on and
+    renders, from the half around 1 to all of near_plane to far_plane (the sample space annealing of RegNeRF, Niemeyer
+    et al. 2022); 0: all at once. Where steps are few, matter that one view alone sees, before its camera or far behind
+    the scene, explains photos sooner than their subject does, and never goes away (benchmarks/README.md)."""
     robust: bool = True
     """Weigh edited views down that the others contradict, in fits and in the final field, so that views which were
     edited wrongly are not averaged in."""
@@ -122,6 +130,8 @@ class QNerfModel(NerfactoModel):
             gather_encodings(self)
         self.objective: Objective = "rgb"
         self.stage_start = 0
+        self.from_scratch = True
+        """Whether the stage began with the initial weights."""
         self.region: Region | None = None
         """Where rays that see the edit may change matter; None: everywhere."""
         self.register_buffer("view_errors", torch.full((self.num_train_data,), float("nan")))
@@ -164,14 +174,16 @@ class QNerfModel(NerfactoModel):
         """
         self.objective = objective
         self.stage_start = step
+        self.from_scratch = weights is self.initial_weights
         self.view_errors.fill_(float("nan"))
         for name, parameter in self.named_parameters():
             if name in weights:
                 parameter.data.copy_(weights[name])
 
-    def get_extra_state(self) -> dict[str, int | str]:
-        """What nerfstudio's checkpoints leave out: our version, and when the proposal networks were updated last."""
-        return {"version": __version__, **self._counters()}
+    def get_extra_state(self) -> dict[str, int | str | bool]:
+        """What nerfstudio's checkpoints leave out: our version, whether the stage began from scratch, and when the
+        proposal networks were updated last."""
+        return {"version": __version__, "from_scratch": self.from_scratch, **self._counters()}
 
     def _counters(self) -> dict[str, int]:
         sampler = self.proposal_sampler
@@ -179,13 +191,19 @@ class QNerfModel(NerfactoModel):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what get_extra_state returned."""
-        self.proposal_sampler._steps_since_update = state["steps_since_update"]
-        self.proposal_sampler._step = state["step"]
+        # Versions that did not anneal did not note it.
+        self.from_scratch = state.get("from_scratch", False)
+        self._set_counters(state)
+
+    def _set_counters(self, counters: Mapping[str, int]) -> None:
+        self.proposal_sampler._steps_since_update = counters["steps_since_update"]
+        self.proposal_sampler._step = counters["step"]
 
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
-        """Nerfacto's callbacks, and one that counts training steps, all from the start of the stage."""
+        """Nerfacto's callbacks, and one that counts training steps and anneals depths, all from the start of the
+        stage."""
         counter = TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self._count, 1)
         callbacks = [counter, *super().get_training_callbacks(training_callback_attributes)]
         for callback in callbacks:
@@ -195,6 +213,11 @@ class QNerfModel(NerfactoModel):
     def _count(self, step: int) -> None:
         # Nerfacto counts in the callback of an annealing that can be switched off.
         self.step = step
+        near, far = self.config.near_plane, self.config.far_plane
+        if self.from_scratch and step < self.config.space_annealing:
+            near, far = annealed_span(near, far, step / self.config.space_annealing)
+        assert isinstance(self.collider, NearFarCollider)
+        self.collider.near_plane, self.collider.far_plane = near, far
 
     def _from_stage_start(self, func: Callable[[int], None]) -> Callable[..., None]:
         return lambda step: func(step - self.stage_start)
@@ -208,7 +231,7 @@ class QNerfModel(NerfactoModel):
         if not self.training:
             # Nerfstudio's sampler counts a render as an update of the proposal networks; what was looked at meanwhile,
             # in the viewer or before a kill, must not change the training that follows.
-            self.set_extra_state(counters)
+            self._set_counters(counters)
         field_outputs: dict[Any, Tensor] = dict(self.field.forward(samples))
         if self.training and self.region is not None and "changed" in ray_bundle.metadata:
             field_outputs = self._keep_outside(self.region, field_outputs, samples)
@@ -284,6 +307,13 @@ class QNerfModel(NerfactoModel):
         if metrics["lpips"] != metrics["lpips"]:
             del metrics["lpips"]
         return metrics, images
+
+
+def annealed_span(near: float, far: float, progress: float) -> tuple[float, float]:
+    """Near and far plane at a progress of annealing in [0, 1]: the span grows from half of its width to all of it, in
+    distances before the focus and in inverse distances behind it."""
+    share = max(0.5, progress)
+    return FOCUS + (near - FOCUS) * share, 1 / (1 / FOCUS + (1 / far - 1 / FOCUS) * share)
 
 
 def view_weights(errors: Float[Tensor, "N"]) -> Float[Tensor, "N"]:

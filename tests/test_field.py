@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.field_components.field_heads import FieldHeadNames
+from nerfstudio.model_components.scene_colliders import NearFarCollider
 
 from qnerf_nerfstudio import __version__
 from qnerf_nerfstudio.config import qnerf_edit_tiny
 from qnerf_nerfstudio.datamanager import QNerfDataManager
 from qnerf_nerfstudio.field import QNerfHeadNames
-from qnerf_nerfstudio.model import QNerfModel, QNerfModelConfig, query_loss, view_weights
+from qnerf_nerfstudio.model import QNerfModel, QNerfModelConfig, annealed_span, query_loss, view_weights
 from qnerf_nerfstudio.region import Region
 
 
@@ -117,13 +118,14 @@ def test_stages_start_from_the_weights_they_are_given(model: QNerfModel) -> None
 
 
 def test_looking_at_the_field_does_not_change_its_training(model: QNerfModel) -> None:
-    model.set_extra_state({"steps_since_update": 3, "step": 5})
+    kept = {"version": __version__, "from_scratch": True}
+    model.set_extra_state({**kept, "steps_since_update": 3, "step": 5})
     model.eval()
     model.get_outputs(rays())
-    assert model.get_extra_state() == {"version": __version__, "steps_since_update": 3, "step": 5}
+    assert model.get_extra_state() == {**kept, "steps_since_update": 3, "step": 5}
     model.train()
     model.get_outputs(rays())
-    assert model.get_extra_state() == {"version": __version__, "steps_since_update": 0, "step": 5}
+    assert model.get_extra_state() == {**kept, "steps_since_update": 0, "step": 5}
 
 
 @pytest.mark.parametrize("changed", [False, True])
@@ -154,6 +156,40 @@ def test_nothing_is_rendered_that_was_not_trained(model: QNerfModel) -> None:
         spans.append((bundle.nears.unique().tolist(), bundle.fars.unique().tolist()))
         model.eval()
     assert spans[0] == spans[1] == ([pytest.approx(model.config.near_plane)], [model.config.far_plane])
+
+
+@given(st.floats(0.01, 0.9), st.floats(1.1, 1000), st.floats(0, 1), st.floats(0, 1))
+def test_annealed_depths_widen_around_the_focus_to_the_planes(
+    near: float, far: float, one: float, other: float
+) -> None:
+    early, late = sorted((one, other))
+    narrow, wide = annealed_span(near, far, early), annealed_span(near, far, late)
+    assert near <= wide[0] * (1 + 1e-9) and wide[0] <= narrow[0] * (1 + 1e-9) and narrow[0] < 1
+    assert 1 < narrow[1] <= wide[1] * (1 + 1e-9) and wide[1] <= far * (1 + 1e-9)
+    assert annealed_span(near, far, 1.0) == (pytest.approx(near), pytest.approx(far))
+
+
+def test_a_field_anneals_where_it_starts_from_scratch_only() -> None:
+    model = build(space_annealing=10)
+    full = (model.config.near_plane, model.config.far_plane)
+
+    def span(step: int) -> tuple[float, float]:
+        model._count(step)
+        assert isinstance(model.collider, NearFarCollider)
+        return model.collider.near_plane, model.collider.far_plane
+
+    assert span(7) == annealed_span(*full, 0.7) != full
+    assert span(10) == full
+    again = build(space_annealing=10)
+    model.begin_stage(20, "rgb", {name: value.detach().clone() for name, value in again.named_parameters()})
+    assert span(0) == full
+    # A process that goes on in the middle of a stage knows how the stage began.
+    again.set_extra_state(model.get_extra_state())
+    assert not again.from_scratch
+    model.begin_stage(30, "rgb", model.initial_weights)
+    assert span(0) == annealed_span(*full, 0.0)
+    again.set_extra_state(model.get_extra_state())
+    assert again.from_scratch
 
 
 @given(st.lists(st.floats(0.9, 1.1), min_size=5, max_size=30), st.floats(3, 50))
