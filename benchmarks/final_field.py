@@ -31,7 +31,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "afresh, not from the field of the photos": {"warm_start": False},
     "neither": {"region": False, "warm_start": False},
     "colours depend on the view direction": {"model.view_dependent": True},
-    "near and far plane 0.05 and 1000 instead of 0.3 and 20": {"model.near_plane": 0.05, "model.far_plane": 1000.0},
+    "near and far plane 0.05 and 1000 instead of 0.5 and 20": {"model.near_plane": 0.05, "model.far_plane": 1000.0},
+    "all depths at once": {"model.space_annealing": 0},
     "no gradient scaling": {"model.use_gradient_scaling": False},
     "initial density 0.1 instead of 0.6": {"model.average_init_density": 0.1},
 }
