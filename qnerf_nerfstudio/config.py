@@ -132,7 +132,8 @@ _tiny.pipeline = QNerfPipelineConfig(
     tau=4,
     stop=0.4,
     chunk=8,
-    # Fields of the photos of five captures: 30 to 33 dB, with half of the steps 18 to 26 (benchmarks/README.md).
+    # Fields of the photos of five captures score 30 to 33 dB; of two, with half of the steps and all depths at once,
+    # 18 and 26 dB (benchmarks/README.md).
     source_iterations=1000,
     fit_iterations=800,
     final_iterations=1000,
