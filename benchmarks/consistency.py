@@ -19,7 +19,7 @@ from typing import get_args
 import torch
 import tyro
 from features import kernel_distance
-from fields import Judge
+from fields import Judge, depth_error
 from recipes import Method, Recipes, read_views
 from rich.console import Console
 from settings import Setting, field_settings, write_scene
@@ -83,7 +83,7 @@ def measure(method: Method, seed: int, config: Benchmark, folder: Path) -> dict[
         "novel, whole, dB": psnr(images, novel.images, None).mean(),
         "novel, union, SSIM": similarity.mean(1)[novel.unions].mean(),
         "novel, IoU": iou(silhouette(images, rooms, palette), novel.masks).mean(),
-        "depth error": (depths / novel.depths - 1).abs()[novel.masks].mean(),
+        "depth error": depth_error(depths, novel.depths, novel.masks),
         "KID, 1000 x": 1000 * kernel_distance(read_views(capture / "images"), edited),
         "consistency, union, dB": psnr(again, edited[other], captured.unions[other]).mean(),
     }

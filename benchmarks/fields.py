@@ -83,6 +83,11 @@ class Judge:
         restrict_field(projected.influence, manager, model)
 
 
+def depth_error(depths: Tensor, truth: Tensor, masks: Tensor) -> float:
+    """Mean of |depth / truth - 1| inside masks, all [V, H, W]."""
+    return float((depths / truth - 1).abs()[masks].mean())
+
+
 def _parts(pipeline: VanillaPipeline) -> tuple[QNerfDataManager, QNerfModel]:
     manager, model = pipeline.datamanager, pipeline.model
     assert isinstance(manager, QNerfDataManager) and isinstance(model, QNerfModel)

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from fields import Judge
+from fields import Judge, depth_error
 from recipes import Recipes
 from rich.console import Console
 from rich.table import Table
-from settings import Setting, field_settings, write_scene
+from settings import Setting, change, field_settings, write_scene
 
 from qnerf_nerfstudio.config import qnerf_edit_tiny
 from qnerf_nerfstudio.report import load_truth, render_views
@@ -67,16 +67,14 @@ def main(config: Benchmark) -> None:
                 views = recipes.edited_views(method)
                 for number, setting in enumerate(config.settings):
                     edit = field_settings(config.iterations)
-                    for key, value in SETTINGS[setting].items():
-                        owner = edit.pipeline.model if key.startswith("model.") else edit.pipeline
-                        setattr(owner, key.removeprefix("model."), value)
+                    change(edit, SETTINGS[setting])
                     started = time.monotonic()
                     judge = Judge(folder / "capture", folder / f"{method}-{number}", edit)
                     field, data = judge.train(views, every=1)
                     seconds = time.monotonic() - started
                     images, depths = render_views(field, data, truth)
                     figures = [float(psnr(images, truth.images, mask).mean()) for mask in (truth.unions, None)]
-                    error = float((depths / truth.depths - 1).abs()[truth.masks].mean())
+                    error = depth_error(depths, truth.depths, truth.masks)
                     row = (str(seed), "true" if method == "ceiling" else "edited one by one", setting)
                     row += (f"{figures[0]:.2f}", f"{figures[1]:.2f}", f"{error:.3f}", f"{seconds:.0f}")
                     table.add_row(*row)

@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 import tyro
+from fields import depth_error
 from rich.console import Console
 from rich.table import Table
-from settings import field_settings
+from settings import change, field_settings
 
 from qnerf_nerfstudio.pipeline import QNerfPipelineConfig
 from qnerf_nerfstudio.plain import train_plain
@@ -29,9 +30,9 @@ from qnerf_nerfstudio.scoring import psnr
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
-    "all depths at once": {"space_annealing": 0},
+    "all depths at once": {"model.space_annealing": 0},
     "half of the steps": {"source_iterations": 500},
-    "both, and near plane 0.3": {"source_iterations": 500, "space_annealing": 0, "near_plane": 0.3},
+    "both, and near plane 0.3": {"source_iterations": 500, "model.space_annealing": 0, "model.near_plane": 0.3},
 }
 """Settings of qnerf-edit-tiny's pipeline or field, each changed alone unless said otherwise."""
 
@@ -49,7 +50,7 @@ class Benchmark:
 def main(config: Benchmark) -> None:
     """Measure and print."""
     console = Console(width=150)
-    table = Table("seed", "setting", "figure, dB", "whole, dB", "depth error", "s")
+    table = Table("seed", "setting", "union, dB", "whole, dB", "depth error", "s")
     with tempfile.TemporaryDirectory() as name:
         for seed in config.seeds:
             capture = Path(name) / str(seed)
@@ -65,14 +66,13 @@ def main(config: Benchmark) -> None:
                 edit = field_settings(1)
                 pipeline = edit.pipeline
                 assert isinstance(pipeline, QNerfPipelineConfig)
-                for key, value in SETTINGS[label].items():
-                    setattr(pipeline if hasattr(pipeline, key) else pipeline.model, key, value)
+                change(edit, SETTINGS[label])
                 started = time.monotonic()
                 field = train_plain(capture, Path(name) / "runs", edit, iterations=pipeline.source_iterations)
                 seconds = time.monotonic() - started
                 images, depths = render_views(field, capture, novel)
-                figures = (psnr(images, truth, masks).mean(), psnr(images, truth, None).mean())
-                error = float((depths / true_depths - 1).abs()[masks].mean())
+                figures = (psnr(images, truth, novel.unions).mean(), psnr(images, truth, None).mean())
+                error = depth_error(depths, true_depths, masks)
                 table.add_row(str(seed), label, *(f"{x:.2f}" for x in figures), f"{error:.3f}", f"{seconds:.0f}")
                 console.print(f"seed {seed}, {label}: done")
     console.print(table)

@@ -4,7 +4,7 @@ import copy
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from nerfstudio.engine.trainer import TrainerConfig
@@ -67,3 +67,10 @@ def field_settings(iterations: int) -> TrainerConfig:
     assert isinstance(edit.pipeline, QNerfPipelineConfig)
     edit.pipeline.final_iterations = iterations
     return edit
+
+
+def change(edit: TrainerConfig, settings: dict[str, Any]) -> None:
+    """Change settings of the edit's pipeline, or of its field where their names begin with "model."."""
+    for key, value in settings.items():
+        owner = edit.pipeline.model if key.startswith("model.") else edit.pipeline
+        setattr(owner, key.removeprefix("model."), value)

@@ -204,13 +204,13 @@ class QNerfModel(NerfactoModel):
     ) -> list[TrainingCallback]:
         """Nerfacto's callbacks, and one that counts training steps and anneals depths, all from the start of the
         stage."""
-        counter = TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self._count, 1)
+        counter = TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self._begin_step, 1)
         callbacks = [counter, *super().get_training_callbacks(training_callback_attributes)]
         for callback in callbacks:
             callback.func = self._from_stage_start(callback.func)
         return callbacks
 
-    def _count(self, step: int) -> None:
+    def _begin_step(self, step: int) -> None:
         # Nerfacto counts in the callback of an annealing that can be switched off.
         self.step = step
         near, far = self.config.near_plane, self.config.far_plane

@@ -174,7 +174,7 @@ def test_a_field_anneals_where_it_starts_from_scratch_only() -> None:
     full = (model.config.near_plane, model.config.far_plane)
 
     def span(step: int) -> tuple[float, float]:
-        model._count(step)
+        model._begin_step(step)
         assert isinstance(model.collider, NearFarCollider)
         return model.collider.near_plane, model.collider.far_plane
 
