@@ -122,6 +122,19 @@ def reference_attention(scene: Scene) -> Float[Tensor, "V 3 H W"]:
     return sample(scene, lambda: layer)
 
 
+def shared_appearance(scene: Scene) -> Float[Tensor, "V 3 H W"]:
+    """Appearance injection that shares: the keys and values of a view's own source, joined by those of the edited views
+    of the two cameras beside it, while cameras go around the scene."""
+
+    def layer(attn: Any, query: Any, key: Any, value: Any, _: Any) -> Tensor:
+        def joined(x: Any) -> Tensor:
+            return torch.cat([x[0], x[1].roll(1, 0), x[1].roll(-1, 0)], dim=1)
+
+        return attend(attn, query[1], joined(key), joined(value))
+
+    return sample(scene, lambda: layer)
+
+
 def token_propagation(scene: Scene, generator: torch.Generator) -> Float[Tensor, "V 3 H W"]:
     """TokenFlow's recipe: key views attend to all key views (and, for their appearance, to their own source); the
     other views take the outputs of the tokens of their two nearest key views whose source tokens are most alike.

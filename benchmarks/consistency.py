@@ -75,8 +75,9 @@ def measure(method: Method, seed: int, config: Benchmark, folder: Path) -> dict[
     palette = body.palette().expand(len(images), -1, -1)
     rooms = torch.stack([render(body, None, c2w, focal, size).rgb for c2w in novel.c2w]).movedim(-1, 1)
     _, similarity = structural_similarity_index_measure(images, novel.images, data_range=1.0, return_full_image=True)
-    for name, image in zip(novel.names, images, strict=True):
-        write_png(cell / "novel" / name, image)
+    for views, names, pictures in (("edited", captured.names, edited), ("novel", novel.names, images)):
+        for name, image in zip(names, pictures, strict=True):
+            write_png(cell / views / name, image)
     figures = {
         "edited, union, dB": psnr(edited, captured.images, captured.unions).mean(),
         "novel, union, dB": psnr(images, novel.images, novel.unions).mean(),

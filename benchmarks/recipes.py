@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from baselines import Scene, denoise_render, invert, reference_attention, token_propagation
+from baselines import Scene, denoise_render, invert, reference_attention, shared_appearance, token_propagation
 from nerfstudio.engine.trainer import TrainerConfig
 from settings import views_of
 from torch import Tensor
@@ -36,6 +36,7 @@ Method = Literal[
     "progressive, not lifted",
     "dataset update",
     "reference attention",
+    "shared appearance",
     "token propagation",
 ]
 SHAPED = ["--pipeline.model.queries-shape-density", "True"]
@@ -91,9 +92,9 @@ class Recipes:
             return read_views(self.capture / "images")
         if method == "dataset update":
             return self._dataset_update()
-        if method == "reference attention":
-            return reference_attention(self._scene())
-        return token_propagation(self._scene(), torch.Generator().manual_seed(self.seed))
+        if method == "token propagation":
+            return token_propagation(self._scene(), torch.Generator().manual_seed(self.seed))
+        return (reference_attention if method == "reference attention" else shared_appearance)(self._scene())
 
     def _product(self, options: list[str]) -> Tensor:
         """Edit with ns-train, as a user does."""

@@ -9,6 +9,7 @@ import torch
 from baselines import Scene, attend, invert, sample
 from features import kernel_distance
 from fields import Judge, split_capture
+from hidden import hidden_pixels
 from recipes import read_views
 from settings import WRONG_EVERY, Setting, field_settings, views_of, write_scene
 from table import write_table
@@ -22,6 +23,9 @@ from qnerf_nerfstudio.editor.loading import load_editor
 from qnerf_nerfstudio.pipeline import QNerfPipelineConfig
 from qnerf_nerfstudio.projection import project_edit
 from qnerf_nerfstudio.report import load_truth
+from qnerf_nerfstudio.scenes.capture import focal_length, orbit_camera
+from qnerf_nerfstudio.scenes.figure import Pose, sample_body
+from qnerf_nerfstudio.scenes.render import render
 from qnerf_nerfstudio.store import write_json, write_png
 
 BOX = torch.tensor([[-1.0, -1, -1], [1, 1, 1]])
@@ -125,6 +129,25 @@ def test_judge_trains_on_edited_views_where_they_see_the_edit_and_on_photos_else
         manager.images = None
         bundle, batch = manager.next_train(0)
         assert "changed" not in bundle.metadata and "changed" not in batch
+
+
+@pytest.mark.parametrize("azimuth", [30.0, 150.0, 330.0])
+def test_a_photo_hides_what_the_moved_arm_uncovers(azimuth: float) -> None:
+    body = sample_body(torch.Generator().manual_seed(4))
+    lowered, raised = Pose(r_arm_raise=10, r_arm_swing=20), Pose(r_arm_raise=120, r_arm_swing=20)
+    view = orbit_camera(azimuth, 15, 3.9, 1.0), focal_length(128), (128, 128)
+    assert not hidden_pixels(body, lowered, lowered, *view).any()
+    before, after = render(body, lowered, *view), render(body, raised, *view)
+    hidden = hidden_pixels(body, lowered, raised, *view)
+    uncovered = torch.where(before.mask, before.depth, torch.inf) < after.depth - 0.01
+    covered = after.depth < before.depth - 0.01
+    assert uncovered.sum() > 50
+    # All but the arm stands still: what is farther away than before is newly seen, what is where it was is not, but for
+    # the few points of the shoulder that turn with the arm.
+    assert hidden[uncovered & ~covered].float().mean() > 0.98
+    assert hidden[after.mask & ~uncovered & ~covered].float().mean() < 0.01
+    # Of the raised arm, the photo shows the side that it showed before it was raised, and no more.
+    assert 0.02 < hidden[covered].float().mean() < 0.9
 
 
 def test_kernel_distance_grows_with_the_difference() -> None:
