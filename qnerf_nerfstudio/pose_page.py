@@ -22,7 +22,7 @@ from qnerf_nerfstudio.controls.skeleton import skeleton_colours
 from qnerf_nerfstudio.controls.solids import box_mesh, load_mesh
 from qnerf_nerfstudio.datamanager import QNerfDataManager, dataset_to_scene
 from qnerf_nerfstudio.errors import UserError
-from qnerf_nerfstudio.posing import PoseDocument, Side, degrees, mirror, move_joint, quaternion, triangulate
+from qnerf_nerfstudio.posing import PoseDocument, Side, degrees, intersect_rays, mirror, move_joint, quaternion
 from qnerf_nerfstudio.viser_safety import atomic, plain
 
 THUMBNAIL = 256
@@ -393,7 +393,7 @@ class PosePage:
         self.server.scene.remove_pointer_callback()
         _, origins, directions = zip(*self._clicks, strict=True)
         self._clicks = []
-        point, gap = triangulate(torch.stack(origins), torch.stack(directions))
+        point, gap = intersect_rays(torch.stack(origins), torch.stack(directions))
         self._place(point.tolist(), None)
         kept = " as far as its bone reaches" if self._lengths.value else ""
         self.say(f"**{plain(self._selected)}** placed{kept}; the two clicks miss each other by {2 * gap:.3g}.")

@@ -118,7 +118,7 @@ def mirror(joints: Mapping[str, tuple[float, float, float]]) -> Joints:
     }
 
 
-def triangulate(origins: Float[Tensor, "2 3"], directions: Float[Tensor, "2 3"]) -> tuple[Float[Tensor, "3"], float]:
+def intersect_rays(origins: Float[Tensor, "2 3"], directions: Float[Tensor, "2 3"]) -> tuple[Float[Tensor, "3"], float]:
     """The point closest to two rays, and half of the distance between them.
 
     Raises:

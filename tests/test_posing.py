@@ -19,13 +19,13 @@ from qnerf_nerfstudio.posing import (
     REST_POSE,
     PoseDocument,
     degrees,
+    intersect_rays,
     mirror,
     move_joint,
     open_document,
     parents,
     quaternion,
     standing_skeleton,
-    triangulate,
 )
 from qnerf_nerfstudio.scenes import CaptureConfig, write_capture
 from qnerf_nerfstudio.scenes.figure import Body, Pose, joints
@@ -105,7 +105,7 @@ def test_a_joint_clicked_in_two_photos_is_where_it_is_seen_through_the_lens(at: 
         click = pixel_under(views, index, views.c2w[index, :, :3] @ local)
         torch.testing.assert_close(click, pixels[index, 0], atol=1e-3, rtol=0)
         rays.append(views[index : index + 1].rays_through(click[None, None]))
-    found, gap = triangulate(*(torch.stack([ray[part][0, 0] for ray in rays]) for part in (0, 1)))
+    found, gap = intersect_rays(*(torch.stack([ray[part][0, 0] for ray in rays]) for part in (0, 1)))
     torch.testing.assert_close(found.float(), point, atol=2e-3, rtol=0)
     assert gap < 1e-3
 
@@ -113,9 +113,9 @@ def test_a_joint_clicked_in_two_photos_is_where_it_is_seen_through_the_lens(at: 
 def test_clicks_that_do_not_meet_are_refused() -> None:
     origins = torch.tensor([[0.0, 0, 0], [1, 0, 0]])
     with pytest.raises(UserError, match="same side"):
-        triangulate(origins, torch.tensor([[0.0, 0, -1], [0.001, 0, -1]]))
+        intersect_rays(origins, torch.tensor([[0.0, 0, -1], [0.001, 0, -1]]))
     with pytest.raises(UserError, match="behind"):
-        triangulate(origins, torch.tensor([[-1.0, 0, -1], [1.0, 0, -1]]))
+        intersect_rays(origins, torch.tensor([[-1.0, 0, -1], [1.0, 0, -1]]))
     with pytest.raises(UserError, match="look through"):
         pixel_under(cameras(1), 0, cameras(1).c2w[0, :, 2])
 
