@@ -30,7 +30,7 @@ TOLERANCE = 0.005
 
 @dataclass
 class Hidden:
-    """Score edited views inside and outside of what their own photos hide."""
+    """Score edited views where their own photos hide what they show, and in the rest of the union of silhouettes."""
 
     setting: Setting = "loose"
     """Setting of the cells."""
@@ -71,27 +71,21 @@ def hidden_pixels(
 
 
 def main(config: Hidden) -> None:
-    """Print the means over seeds of every recipe."""
-    scores: dict[str, list[Tensor]] = {}
+    """Print a table: recipes x seeds."""
+    seeds: list[str] = []
+    rows: dict[str, dict[str, str]] = {}
     for folder in sorted((config.cells / config.setting).glob("*/capture")):
-        truth = load_truth(folder, "train")
-        seed = int(folder.parent.name)
+        seed, truth = folder.parent.name, load_truth(folder, "train")
         focal, size = truth.meta["fl_x"], (truth.meta["h"], truth.meta["w"])
-        hidden = torch.stack([hidden_pixels(*sample_edit(seed), c2w, focal, size) for c2w in truth.c2w])
+        hidden = torch.stack([hidden_pixels(*sample_edit(int(seed)), c2w, focal, size) for c2w in truth.c2w])
+        seeds.append(f"{seed} ({(hidden & truth.unions).sum() / truth.unions.sum():.0%} hidden)")
         for views in sorted(folder.parent.glob("*/edited")):
             edited = read_views(views)
-            regions = (hidden, truth.unions & ~hidden)
-            scores.setdefault(views.parent.name, []).append(
-                torch.stack(
-                    [torch.tensor(float(seed)), *(psnr(edited, truth.images, region).mean() for region in regions)]
-                )
-            )
-        share = (hidden & truth.unions).sum() / truth.unions.sum()
-        print(f"seed {seed}: {share:.0%} of the union is hidden")
-    print("| method | seeds | hidden, dB | seen, dB |\n|---|---|---|---|")
-    for method, rows in scores.items():
-        seeds, hidden, seen = torch.stack(rows).T
-        print(f"| {method} | {', '.join(f'{int(s)}' for s in seeds)} | {hidden.mean():.2f} | {seen.mean():.2f} |")
+            scores = [psnr(edited, truth.images, region).mean() for region in (hidden, truth.unions & ~hidden)]
+            rows.setdefault(views.parent.name, {})[seeds[-1]] = " / ".join(f"{score:.2f}" for score in scores)
+    print(f"| hidden / seen, dB | {' | '.join(seeds)} |\n{'|---' * (len(seeds) + 1)}|")
+    for method, cells in rows.items():
+        print(f"| {method} | {' | '.join(cells.get(seed, '') for seed in seeds)} |")
 
 
 if __name__ == "__main__":
