@@ -34,6 +34,7 @@ Method = Literal[
     "progressive, replace",
     "progressive, mean of views",
     "progressive, not lifted",
+    "progressive, mean of views, not lifted",
     "dataset update",
     "reference attention",
     "shared appearance",
@@ -55,6 +56,10 @@ PRODUCT: dict[str, list[str]] = {
     "progressive, blend": [*SHAPED, "--pipeline.editor.mode", "blend", "--pipeline.editor.render-weight", "0"],
     "progressive, mean of views": ["--pipeline.model.robust", "False"],
     "progressive, not lifted": ["--pipeline.lift-controls", "False"],
+    "progressive, mean of views, not lifted": [
+        *("--pipeline.model.robust", "False"),
+        *("--pipeline.lift-controls", "False"),
+    ],
     "progressive, replace": [*SHAPED, "--pipeline.editor.mode", "replace", "--pipeline.editor.render-weight", "0"],
 }
 """Recipes that are settings of the product, as options of ns-train."""
