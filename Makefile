@@ -15,7 +15,8 @@ demo: $(READY)  ## edit a procedural capture from start to end
 	$(BIN)/qnerf demo demo
 
 test: $(READY) lint  ## lint, type check and test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/test_browser.py
+	$(BIN)/python -m pytest tests/test_browser.py  # alone: it measures how soon pages answer
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -66,10 +66,10 @@ def _pass_through(conv: nn.Conv2d, kernel: list[float]) -> None:
 
 def _least_squares(features: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Weights and bias of the best linear map from feature maps [N, F, H, W] to `target` [N, C, H, W]."""
-    flat = features.movedim(1, -1).flatten(0, 2)
-    flat = torch.cat([flat, torch.ones(len(flat), 1)], dim=1)
-    wanted = target.movedim(1, -1).flatten(0, 2)
-    normal = flat.T @ flat + 1e-3 * len(flat) * 1e-3 * torch.eye(flat.shape[1])
+    flat = features.movedim(1, -1).flatten(0, 2).double()  # in float32 the normal equations can come out singular
+    flat = torch.cat([flat, flat.new_ones(len(flat), 1)], dim=1)
+    wanted = target.movedim(1, -1).flatten(0, 2).double()
+    normal = flat.T @ flat + 1e-6 * len(flat) * torch.eye(flat.shape[1], dtype=flat.dtype)
     solution = torch.linalg.solve(normal, flat.T @ wanted)
     return solution[:-1].T, solution[-1]
 

@@ -4,6 +4,8 @@ import json
 import os
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib
@@ -19,6 +21,16 @@ from qnerf_nerfstudio.training.evaluate import evaluate, load_trained
 from qnerf_nerfstudio.training.models import build_scheduler
 
 
+@contextmanager
+def _flushed_denormals() -> Iterator[None]:
+    """Untrained activations pass through denormal numbers, which slow a CPU down many times."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
 def train_editor(config: TrainEditorConfig, console: Console) -> None:
     """Train or go on training, and export the model set to `config.out`.
 
@@ -29,12 +41,11 @@ def train_editor(config: TrainEditorConfig, console: Console) -> None:
         raise UserError("--device is cuda, but torch sees no GPU; train with --device cpu")
     if config.out.exists() and any(config.out.iterdir()) and not (config.out / "model_index.json").exists():
         raise UserError(f"--out {config.out} is not empty and holds no model set; name another folder")
-    # Untrained activations pass through denormal numbers, which slow a CPU down many times.
-    torch.set_flush_denormal(True)
     config.work.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    codec = train_codec(config, console)
-    parts = train_denoiser(config, codec, console)
+    with _flushed_denormals():
+        codec = train_codec(config, console)
+        parts = train_denoiser(config, codec, console)
     export(config.out, codec, parts, build_tokenizer(config.work / "tokenizer"), build_scheduler())
     _plot_curve(config.work)
     console.print(f"model set in {config.out}, {(time.monotonic() - started) / 60:.0f} minutes in this call")
