@@ -33,9 +33,10 @@ def write_table(folder: Path, machine: str) -> str:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 0.4 * len(order) + 1))
-    axes.barh(order, [means[method]["novel, union, dB"] for method in order])
+    labels = [f"{method} ({len(cells[method])})" for method in order]
+    axes.barh(labels, [means[method]["novel, union, dB"] for method in order])
     axes.invert_yaxis()
-    axes.set(xlabel="PSNR of novel views inside the union of silhouettes, dB")
+    axes.set(xlabel="PSNR of novel views inside the union of silhouettes, dB; mean over (number of) seeds")
     figure.savefig(folder / "novel.png", dpi=100, bbox_inches="tight")
     plt.close(figure)
     return table
