@@ -26,12 +26,13 @@ from settings import Setting, field_settings, write_scene
 from table import write_table
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from qnerf_nerfstudio.config import qnerf_edit_tiny
-from qnerf_nerfstudio.report import load_truth, render_views, write_sheet
-from qnerf_nerfstudio.scenes.capture import sample_edit
-from qnerf_nerfstudio.scenes.render import render
-from qnerf_nerfstudio.scoring import iou, psnr, silhouette
-from qnerf_nerfstudio.store import write_json, write_png
+from qnerf_nerfstudio.common.files import write_json
+from qnerf_nerfstudio.common.images import write_png
+from qnerf_nerfstudio.methods import qnerf_edit_tiny
+from qnerf_nerfstudio.toy.capture import sample_edit
+from qnerf_nerfstudio.toy.render import render
+from qnerf_nerfstudio.toy.scoring import iou, psnr, silhouette
+from qnerf_nerfstudio.toy.truth import load_truth, render_views, write_sheet
 
 
 @dataclass

@@ -27,14 +27,14 @@ from sd_models import sd_size_editor
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from qnerf_nerfstudio.config import qnerf_edit, qnerf_edit_tiny
-from qnerf_nerfstudio.editor.attention import AttentionState, KeysValues
-from qnerf_nerfstudio.editor.config import BUNDLED_FOLDER
-from qnerf_nerfstudio.editor.editor import ControlNetEditor, Prompts, QueryTargets, SourceBranch
-from qnerf_nerfstudio.pipeline import QNerfPipelineConfig
-from qnerf_nerfstudio.plan import Plan, PlanConfig, Task
-from qnerf_nerfstudio.queries import CodecFit
-from qnerf_nerfstudio.training.evaluate import load_trained
+from qnerf_nerfstudio.diffusion.attention import AttentionState, KeysValues
+from qnerf_nerfstudio.diffusion.config import BUNDLED_FOLDER
+from qnerf_nerfstudio.diffusion.editor import ControlNetEditor, Prompts, QueryTargets, SourceBranch
+from qnerf_nerfstudio.diffusion.queries import CodecFit
+from qnerf_nerfstudio.methods import qnerf_edit, qnerf_edit_tiny
+from qnerf_nerfstudio.run.plan import Plan, PlanConfig, Task
+from qnerf_nerfstudio.studio.pipeline import QNerfPipelineConfig
+from qnerf_nerfstudio.toy.training.evaluate import load_trained
 
 
 @dataclass

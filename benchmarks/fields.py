@@ -10,13 +10,13 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from qnerf_nerfstudio.controls import load_edit
-from qnerf_nerfstudio.datamanager import QNerfDataManager
-from qnerf_nerfstudio.model import QNerfModel
-from qnerf_nerfstudio.pipeline import QNerfPipelineConfig
-from qnerf_nerfstudio.plain import train_plain
-from qnerf_nerfstudio.projection import project_edit, restrict_field
-from qnerf_nerfstudio.store import write_json
+from qnerf_nerfstudio.common.files import write_json
+from qnerf_nerfstudio.controls.projection import project_edit, restrict_field
+from qnerf_nerfstudio.edit.reading import load_edit
+from qnerf_nerfstudio.field.datamanager import QNerfDataManager
+from qnerf_nerfstudio.field.model import QNerfModel
+from qnerf_nerfstudio.studio.pipeline import QNerfPipelineConfig
+from qnerf_nerfstudio.toy.plain import train_plain
 
 
 def split_capture(capture: Path, folder: Path, every: int) -> Path:

@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.table import Table
 from settings import Setting, change, field_settings, write_scene
 
-from qnerf_nerfstudio.config import qnerf_edit_tiny
-from qnerf_nerfstudio.report import load_truth, render_views
-from qnerf_nerfstudio.scoring import psnr
+from qnerf_nerfstudio.methods import qnerf_edit_tiny
+from qnerf_nerfstudio.toy.scoring import psnr
+from qnerf_nerfstudio.toy.truth import load_truth, render_views
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},

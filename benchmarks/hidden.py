@@ -18,11 +18,11 @@ from recipes import read_views
 from settings import Setting
 from torch import Tensor
 
-from qnerf_nerfstudio.report import load_truth
-from qnerf_nerfstudio.scenes.capture import sample_edit
-from qnerf_nerfstudio.scenes.figure import Body, Pose, capsules
-from qnerf_nerfstudio.scenes.render import intersect_capsules, pinhole_rays, render
-from qnerf_nerfstudio.scoring import psnr
+from qnerf_nerfstudio.toy.capture import sample_edit
+from qnerf_nerfstudio.toy.figure import Body, Pose, capsules
+from qnerf_nerfstudio.toy.render import intersect_capsules, pinhole_rays, render
+from qnerf_nerfstudio.toy.scoring import psnr
+from qnerf_nerfstudio.toy.truth import load_truth
 
 TOLERANCE = 0.005
 """A point is seen where nothing lies more than this before it, in metres."""

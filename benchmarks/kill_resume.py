@@ -24,8 +24,8 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from qnerf_nerfstudio.plan import Plan, PlanConfig, Task
-from qnerf_nerfstudio.scenes import CaptureConfig, write_capture
+from qnerf_nerfstudio.run.plan import Plan, PlanConfig, Task
+from qnerf_nerfstudio.toy.capture import CaptureConfig, write_capture
 
 LONE = (Task.SOURCE, Task.FIT, Task.FINAL)
 """Stages that write nothing into edit/ while they run."""

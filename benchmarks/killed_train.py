@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from nerfstudio.scripts.train import entrypoint
 
-from qnerf_nerfstudio import store
-from qnerf_nerfstudio.pipeline import QNerfPipeline
+from qnerf_nerfstudio.run import artifacts as store
+from qnerf_nerfstudio.studio.pipeline import QNerfPipeline
 
 PLACES = ("before", "after", "write", "checkpoint", "interrupt")
 

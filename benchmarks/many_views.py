@@ -20,7 +20,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from qnerf_nerfstudio.scenes import CaptureConfig, write_capture
+from qnerf_nerfstudio.toy.capture import CaptureConfig, write_capture
 
 SHORT = [
     *("--pipeline.source-iterations", "20", "--pipeline.fit-iterations", "20", "--pipeline.final-iterations", "20"),

@@ -20,13 +20,12 @@ from rich.console import Console
 from rich.table import Table
 from settings import change, field_settings
 
-from qnerf_nerfstudio.pipeline import QNerfPipelineConfig
-from qnerf_nerfstudio.plain import train_plain
-from qnerf_nerfstudio.report import load_truth, render_views
-from qnerf_nerfstudio.scenes import CaptureConfig, write_capture
-from qnerf_nerfstudio.scenes.capture import sample_edit
-from qnerf_nerfstudio.scenes.render import render
-from qnerf_nerfstudio.scoring import psnr
+from qnerf_nerfstudio.studio.pipeline import QNerfPipelineConfig
+from qnerf_nerfstudio.toy.capture import CaptureConfig, sample_edit, write_capture
+from qnerf_nerfstudio.toy.plain import train_plain
+from qnerf_nerfstudio.toy.render import render
+from qnerf_nerfstudio.toy.scoring import psnr
+from qnerf_nerfstudio.toy.truth import load_truth, render_views
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},

@@ -26,15 +26,16 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from qnerf_nerfstudio.config import qnerf_edit, qnerf_edit_tiny
-from qnerf_nerfstudio.controls import to_unit
-from qnerf_nerfstudio.editor.editor import ControlNetEditor, Prompts, QueryTargets
-from qnerf_nerfstudio.field import QNerfField, QNerfHeadNames
-from qnerf_nerfstudio.model import QNerfModel, QNerfModelConfig, query_loss
-from qnerf_nerfstudio.queries import CodecFit, QueryMaps
-from qnerf_nerfstudio.training.data import HELD_OUT, render_pair
-from qnerf_nerfstudio.training.evaluate import load_trained
-from qnerf_nerfstudio.training.models import IMAGE_SIZE
+from qnerf_nerfstudio.common.images import to_unit
+from qnerf_nerfstudio.diffusion.editor import ControlNetEditor, Prompts, QueryTargets
+from qnerf_nerfstudio.diffusion.queries import CodecFit, QueryMaps
+from qnerf_nerfstudio.field.field import QNerfField, QNerfHeadNames
+from qnerf_nerfstudio.field.losses import query_loss
+from qnerf_nerfstudio.field.model import QNerfModel, QNerfModelConfig
+from qnerf_nerfstudio.methods import qnerf_edit, qnerf_edit_tiny
+from qnerf_nerfstudio.toy.training.data import HELD_OUT, render_pair
+from qnerf_nerfstudio.toy.training.evaluate import load_trained
+from qnerf_nerfstudio.toy.training.models import IMAGE_SIZE
 
 CHANNELS = (1280,) * 3 + (640,) * 3 + (320,) * 3
 """Query channels of Stable Diffusion 1.x's nine decoder self-attention layers."""

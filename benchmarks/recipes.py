@@ -13,13 +13,14 @@ from nerfstudio.engine.trainer import TrainerConfig
 from settings import views_of
 from torch import Tensor
 
-from qnerf_nerfstudio.controls import control_images, load_edit
-from qnerf_nerfstudio.editor.editor import Prompts
-from qnerf_nerfstudio.editor.loading import load_editor
-from qnerf_nerfstudio.pipeline import QNerfPipelineConfig
-from qnerf_nerfstudio.plain import train_plain
-from qnerf_nerfstudio.report import load_truth, render_views
-from qnerf_nerfstudio.store import load_images
+from qnerf_nerfstudio.common.images import load_images
+from qnerf_nerfstudio.controls.draw import control_images
+from qnerf_nerfstudio.diffusion.editor import Prompts
+from qnerf_nerfstudio.diffusion.loading import load_editor
+from qnerf_nerfstudio.edit.reading import load_edit
+from qnerf_nerfstudio.studio.pipeline import QNerfPipelineConfig
+from qnerf_nerfstudio.toy.plain import train_plain
+from qnerf_nerfstudio.toy.truth import load_truth, render_views
 
 Method = Literal[
     "ceiling",

@@ -4,9 +4,9 @@ import torch
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from qnerf_nerfstudio.editor.config import BUNDLED_FOLDER, EditorConfig
-from qnerf_nerfstudio.editor.editor import ControlNetEditor
-from qnerf_nerfstudio.training.models import build_scheduler
+from qnerf_nerfstudio.diffusion.config import BUNDLED_FOLDER, EditorConfig
+from qnerf_nerfstudio.diffusion.editor import ControlNetEditor
+from qnerf_nerfstudio.toy.training.models import build_scheduler
 
 
 def sd_size_editor(config: EditorConfig, device: str) -> ControlNetEditor:

@@ -9,14 +9,14 @@ from typing import Any, Literal
 import torch
 from nerfstudio.engine.trainer import TrainerConfig
 
-from qnerf_nerfstudio.config import qnerf_edit_tiny
-from qnerf_nerfstudio.controls import Views, to_unit
-from qnerf_nerfstudio.pipeline import QNerfPipelineConfig
-from qnerf_nerfstudio.scenes import CaptureConfig, write_capture
-from qnerf_nerfstudio.scenes.capture import TARGET_RANGES, sample_edit
-from qnerf_nerfstudio.scenes.figure import joints, sample_pose
-from qnerf_nerfstudio.store import write_json, write_png
-from qnerf_nerfstudio.training.data import DROPPED_BONES, draw_loosely
+from qnerf_nerfstudio.capture.cameras import Views
+from qnerf_nerfstudio.common.files import write_json
+from qnerf_nerfstudio.common.images import to_unit, write_png
+from qnerf_nerfstudio.methods import qnerf_edit_tiny
+from qnerf_nerfstudio.studio.pipeline import QNerfPipelineConfig
+from qnerf_nerfstudio.toy.capture import TARGET_RANGES, CaptureConfig, sample_edit, write_capture
+from qnerf_nerfstudio.toy.figure import joints, sample_pose
+from qnerf_nerfstudio.toy.training.data import DROPPED_BONES, draw_loosely
 
 Setting = Literal["tight", "loose", "wrong"]
 WRONG_EVERY = 5

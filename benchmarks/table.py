@@ -5,7 +5,7 @@ from pathlib import Path
 
 import matplotlib
 
-from qnerf_nerfstudio.store import write_json
+from qnerf_nerfstudio.common.files import write_json
 
 
 def write_table(folder: Path, machine: str) -> str:

@@ -1,3 +1,3 @@
 """3D-consistent geometric editing of captured scenes, as a nerfstudio method."""
 
-__version__ = "0.1.0"
+from qnerf_nerfstudio.common.version import __version__ as __version__

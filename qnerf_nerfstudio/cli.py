@@ -9,9 +9,9 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from qnerf_nerfstudio.errors import UserError
-from qnerf_nerfstudio.scenes import CaptureConfig, write_capture
-from qnerf_nerfstudio.training.config import TrainEditorConfig
+from qnerf_nerfstudio.common.errors import UserError
+from qnerf_nerfstudio.toy.capture import CaptureConfig, write_capture
+from qnerf_nerfstudio.toy.training.config import TrainEditorConfig
 
 
 @dataclass
@@ -34,7 +34,7 @@ class TrainEditor(TrainEditorConfig):
 
     def run(self, console: Console) -> None:
         """Train or evaluate."""
-        from qnerf_nerfstudio.training.train import evaluate_editor, train_editor
+        from qnerf_nerfstudio.toy.training.train import evaluate_editor, train_editor
 
         if not self.evaluate:
             train_editor(self, console)
@@ -56,7 +56,7 @@ class Score:
 
     def run(self, console: Console) -> None:
         """Print the figures."""
-        from qnerf_nerfstudio.report import score_run
+        from qnerf_nerfstudio.toy.truth import score_run
 
         score_run(self.run_folder, self.data, self.unedited, self.sheet, console)
 
@@ -81,8 +81,8 @@ class Pose:
 
     def run(self, console: Console) -> None:
         """Serve the page."""
-        from qnerf_nerfstudio.pose_page import PosePage, serve
-        from qnerf_nerfstudio.posing import open_document
+        from qnerf_nerfstudio.pages.pose_page import PosePage, serve
+        from qnerf_nerfstudio.pages.posing import open_document
 
         path = self.edit or (self.data.parent if self.data.suffix == ".json" else self.data) / "edit.json"
         document = open_document(self.data, path, self.control, self.mesh)
@@ -100,7 +100,7 @@ class Report:
 
     def run(self, console: Console) -> None:
         """Write the page."""
-        from qnerf_nerfstudio.html_report import write_report
+        from qnerf_nerfstudio.pages.report import write_report
 
         console.print(f"report: {write_report(self.run_folder, self.out)}", soft_wrap=True)
 
@@ -131,7 +131,7 @@ class Demo:
 
     def run(self, console: Console) -> None:
         """Run the demo."""
-        from qnerf_nerfstudio.demo import run_demo
+        from qnerf_nerfstudio.toy.demo import run_demo
 
         run_demo(self.out, self.seed, console)
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
 
-from qnerf_nerfstudio.editor.config import EditorConfig
-from qnerf_nerfstudio.editor.editor import ControlNetEditor
-from qnerf_nerfstudio.training.models import build_text_encoder, build_tokenizer
+from qnerf_nerfstudio.diffusion.config import EditorConfig
+from qnerf_nerfstudio.diffusion.editor import ControlNetEditor
+from qnerf_nerfstudio.toy.training.models import build_text_encoder, build_tokenizer
 
 
 def random_parts(folder: Path, prediction_type: str = "epsilon") -> dict:

@@ -29,11 +29,16 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from qnerf_nerfstudio import influence, region
-from qnerf_nerfstudio.controls import Views, changed, control_images, edit, load_edit, loading, wording
+from qnerf_nerfstudio.capture.cameras import Views
+from qnerf_nerfstudio.common import wording
+from qnerf_nerfstudio.common.errors import UserError
+from qnerf_nerfstudio.controls import influence, region
+from qnerf_nerfstudio.controls.draw import changed, control_images
 from qnerf_nerfstudio.controls.solids import placement_matrix
-from qnerf_nerfstudio.errors import UserError
-from qnerf_nerfstudio.scenes.capture import orbit_camera
+from qnerf_nerfstudio.edit import reading as loading
+from qnerf_nerfstudio.edit import schema as edit
+from qnerf_nerfstudio.edit.reading import load_edit
+from qnerf_nerfstudio.toy.capture import orbit_camera
 
 Outcome = Literal["refused", "accepted", "projected"]
 SIZE = (16, 24)

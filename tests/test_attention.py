@@ -7,8 +7,8 @@ from conftest import random_parts
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor2_0
 
-from qnerf_nerfstudio.editor.attention import AttentionState, attention, decoder_self_attention, install
-from qnerf_nerfstudio.training.models import build_denoiser
+from qnerf_nerfstudio.diffusion.attention import AttentionState, attention, decoder_self_attention, install
+from qnerf_nerfstudio.toy.training.models import build_denoiser
 
 
 def forward(unet: UNet2DConditionModel, batch: int = 2, seed: int = 1) -> torch.Tensor:

@@ -18,9 +18,9 @@ from nerfstudio.scripts import train as train_script
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from qnerf_nerfstudio.config import qnerf_edit_tiny
-from qnerf_nerfstudio.editor.config import BUNDLED_FOLDER
-from qnerf_nerfstudio.scenes import CaptureConfig, write_capture
+from qnerf_nerfstudio.diffusion.config import BUNDLED_FOLDER
+from qnerf_nerfstudio.methods import qnerf_edit_tiny
+from qnerf_nerfstudio.toy.capture import CaptureConfig, write_capture
 
 VIEWS, SIZE = 4, 64
 

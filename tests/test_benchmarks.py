@@ -14,19 +14,21 @@ from recipes import read_views
 from settings import WRONG_EVERY, Setting, field_settings, views_of, write_scene
 from table import write_table
 
-from qnerf_nerfstudio.captured import read_capture
-from qnerf_nerfstudio.config import qnerf_edit_tiny
-from qnerf_nerfstudio.controls import control_images, load_edit
-from qnerf_nerfstudio.datamanager import QNerfDataManager
-from qnerf_nerfstudio.editor.editor import Prompts, SourceBranch
-from qnerf_nerfstudio.editor.loading import load_editor
-from qnerf_nerfstudio.pipeline import QNerfPipelineConfig
-from qnerf_nerfstudio.projection import project_edit
-from qnerf_nerfstudio.report import load_truth
-from qnerf_nerfstudio.scenes.capture import focal_length, orbit_camera
-from qnerf_nerfstudio.scenes.figure import Pose, sample_body
-from qnerf_nerfstudio.scenes.render import render
-from qnerf_nerfstudio.store import write_json, write_png
+from qnerf_nerfstudio.capture.capture import read_capture
+from qnerf_nerfstudio.common.files import write_json
+from qnerf_nerfstudio.common.images import write_png
+from qnerf_nerfstudio.controls.draw import control_images
+from qnerf_nerfstudio.controls.projection import project_edit
+from qnerf_nerfstudio.diffusion.editor import Prompts, SourceBranch
+from qnerf_nerfstudio.diffusion.loading import load_editor
+from qnerf_nerfstudio.edit.reading import load_edit
+from qnerf_nerfstudio.field.datamanager import QNerfDataManager
+from qnerf_nerfstudio.methods import qnerf_edit_tiny
+from qnerf_nerfstudio.studio.pipeline import QNerfPipelineConfig
+from qnerf_nerfstudio.toy.capture import focal_length, orbit_camera
+from qnerf_nerfstudio.toy.figure import Pose, sample_body
+from qnerf_nerfstudio.toy.render import render
+from qnerf_nerfstudio.toy.truth import load_truth
 
 BOX = torch.tensor([[-1.0, -1, -1], [1, 1, 1]])
 

@@ -14,11 +14,11 @@ import pytest
 from playwright.sync_api import Page, sync_playwright
 from test_nerfstudio import SCRIPTS, SHORT, command
 
-from qnerf_nerfstudio.controls import load_edit
-from qnerf_nerfstudio.pose_page import PosePage
-from qnerf_nerfstudio.posing import PoseDocument, open_document
-from qnerf_nerfstudio.scenes import CaptureConfig, write_capture
-from qnerf_nerfstudio.viser_safety import plain
+from qnerf_nerfstudio.edit.reading import load_edit
+from qnerf_nerfstudio.pages.pose_page import PosePage
+from qnerf_nerfstudio.pages.posing import PoseDocument, open_document
+from qnerf_nerfstudio.pages.viser_safety import plain
+from qnerf_nerfstudio.toy.capture import CaptureConfig, write_capture
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SIZE = (900, 700)

@@ -11,17 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from qnerf_nerfstudio.controls import (
-    OPENPOSE_BONES,
-    OPENPOSE_COLOURS,
-    Views,
-    control_images,
-    draw_skeleton,
-    load_control_images,
-    load_edit,
-)
-from qnerf_nerfstudio.errors import UserError
-from qnerf_nerfstudio.scenes.capture import orbit_camera
+from qnerf_nerfstudio.capture.cameras import Views
+from qnerf_nerfstudio.common.errors import UserError
+from qnerf_nerfstudio.controls.draw import control_images
+from qnerf_nerfstudio.controls.images import load_control_images
+from qnerf_nerfstudio.controls.skeleton import draw_skeleton
+from qnerf_nerfstudio.edit.openpose import OPENPOSE_BONES, OPENPOSE_COLOURS
+from qnerf_nerfstudio.edit.reading import load_edit
+from qnerf_nerfstudio.toy.capture import orbit_camera
 
 
 def views(count: int = 3, distortion: tuple[float, ...] = (0.0,) * 6, size: tuple[int, int] = (96, 128)) -> Views:

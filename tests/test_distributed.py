@@ -15,11 +15,12 @@ from nerfstudio.scripts.train import train_loop
 from nerfstudio.utils import comms
 from safetensors.torch import load_file
 
-from qnerf_nerfstudio.config import qnerf_edit_tiny
-from qnerf_nerfstudio.pipeline import QNerfPipeline
-from qnerf_nerfstudio.scenes import CaptureConfig, write_capture
-from qnerf_nerfstudio.slices import SliceRunner
-from qnerf_nerfstudio.store import EditStore, load_images
+from qnerf_nerfstudio.common.images import load_images
+from qnerf_nerfstudio.methods import qnerf_edit_tiny
+from qnerf_nerfstudio.run.artifacts import EditStore
+from qnerf_nerfstudio.run.slices import SliceRunner
+from qnerf_nerfstudio.studio.pipeline import QNerfPipeline
+from qnerf_nerfstudio.toy.capture import CaptureConfig, write_capture
 
 VIEWS = 7
 

@@ -8,10 +8,10 @@ import torch
 from conftest import make_editor, random_parts
 from diffusers import DDIMInverseScheduler, StableDiffusionControlNetPipeline
 
-from qnerf_nerfstudio.editor.attention import AttentionState
-from qnerf_nerfstudio.editor.config import EditorConfig
-from qnerf_nerfstudio.editor.editor import ControlNetEditor, Prompts, QueryTargets, SourceBranch
-from qnerf_nerfstudio.queries import CodecFit
+from qnerf_nerfstudio.diffusion.attention import AttentionState
+from qnerf_nerfstudio.diffusion.config import EditorConfig
+from qnerf_nerfstudio.diffusion.editor import ControlNetEditor, Prompts, QueryTargets, SourceBranch
+from qnerf_nerfstudio.diffusion.queries import CodecFit
 
 PREDICTIONS = ["epsilon", "v_prediction"]
 

@@ -7,7 +7,7 @@ from nerfstudio.field_components.encodings import HashEncoding
 from nerfstudio.fields.density_fields import HashMLPDensityField
 from torch import nn
 
-from qnerf_nerfstudio.encoding import GatheredHashEncoding, gather_encodings
+from qnerf_nerfstudio.field.hash_encoding import GatheredHashEncoding, gather_encodings
 
 
 @settings(max_examples=25, deadline=None)

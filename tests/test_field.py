@@ -12,11 +12,12 @@ from nerfstudio.field_components.field_heads import FieldHeadNames
 from nerfstudio.model_components.scene_colliders import NearFarCollider
 
 from qnerf_nerfstudio import __version__
-from qnerf_nerfstudio.config import qnerf_edit_tiny
-from qnerf_nerfstudio.datamanager import QNerfDataManager
-from qnerf_nerfstudio.field import QNerfHeadNames
-from qnerf_nerfstudio.model import QNerfModel, QNerfModelConfig, annealed_span, query_loss, view_weights
-from qnerf_nerfstudio.region import Region
+from qnerf_nerfstudio.controls.region import Region
+from qnerf_nerfstudio.field.datamanager import QNerfDataManager
+from qnerf_nerfstudio.field.field import QNerfHeadNames
+from qnerf_nerfstudio.field.losses import query_loss, view_weights
+from qnerf_nerfstudio.field.model import QNerfModel, QNerfModelConfig, annealed_span
+from qnerf_nerfstudio.methods import qnerf_edit_tiny
 
 
 def build(**settings: object) -> QNerfModel:

@@ -20,11 +20,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_controls import views
 
-from qnerf_nerfstudio.controls import control_images, images, load_control_images, load_edit, solids
-from qnerf_nerfstudio.controls.edit import MAX_BONES, MAX_JOINTS, MAX_PARTS, MAX_PROMPT
-from qnerf_nerfstudio.controls.loading import MAX_BYTES
+from qnerf_nerfstudio.common.errors import UserError
+from qnerf_nerfstudio.controls import images, solids
+from qnerf_nerfstudio.controls.draw import control_images
+from qnerf_nerfstudio.controls.images import load_control_images
 from qnerf_nerfstudio.controls.solids import MESH_FORMATS, load_mesh
-from qnerf_nerfstudio.errors import UserError
+from qnerf_nerfstudio.edit.reading import MAX_BYTES, load_edit
+from qnerf_nerfstudio.edit.schema import MAX_BONES, MAX_JOINTS, MAX_PARTS, MAX_PROMPT
 
 SKELETON, BOX, MESH, IMAGES = (fuzzing.VALID[index] for index in (0, 3, 5, 7))
 TEXT = json.dumps(SKELETON)

@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_region import BOX, ball_masks, ring
 
-from qnerf_nerfstudio.controls import Edit
-from qnerf_nerfstudio.controls.edit import BoxRegion, SphereRegion
+from qnerf_nerfstudio.common.errors import UserError
+from qnerf_nerfstudio.controls.influence import Influence, composite, find_influence
+from qnerf_nerfstudio.controls.region import shape_region
 from qnerf_nerfstudio.controls.solids import placement_matrix
-from qnerf_nerfstudio.errors import UserError
-from qnerf_nerfstudio.influence import Influence, composite, find_influence
-from qnerf_nerfstudio.region import shape_region
+from qnerf_nerfstudio.edit.schema import BoxRegion, Edit, SphereRegion
 
 IDENTITY = torch.eye(4)[:3]
 

@@ -7,19 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qnerf_nerfstudio.controls import (
-    OPENPOSE_BONES,
-    OPENPOSE_COLOURS,
-    OPENPOSE_JOINTS,
-    Views,
-    draw_skeleton,
-    grow,
-    to_unit,
-)
+from qnerf_nerfstudio.capture.cameras import Views
+from qnerf_nerfstudio.common.images import grow, to_unit
 from qnerf_nerfstudio.controls.lifting import find_joints, lift_skeleton, triangulate
-from qnerf_nerfstudio.scenes.capture import TARGET_RANGES, orbit_camera
-from qnerf_nerfstudio.scenes.figure import joints, sample_body, sample_pose
-from qnerf_nerfstudio.training.data import draw_loosely
+from qnerf_nerfstudio.controls.skeleton import draw_skeleton
+from qnerf_nerfstudio.edit.openpose import OPENPOSE_BONES, OPENPOSE_COLOURS, OPENPOSE_JOINTS
+from qnerf_nerfstudio.toy.capture import TARGET_RANGES, orbit_camera
+from qnerf_nerfstudio.toy.figure import joints, sample_body, sample_pose
+from qnerf_nerfstudio.toy.training.data import draw_loosely
 
 BONES = [bone for bone in OPENPOSE_BONES if bone[0] in OPENPOSE_JOINTS[:14] and bone[1] in OPENPOSE_JOINTS[:14]]
 

@@ -16,12 +16,12 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 from PIL import Image
 from test_real_scenes import SCENES
 
-from qnerf_nerfstudio.capture_check import check_capture
-from qnerf_nerfstudio.editor.config import BUNDLED, EditorConfig
-from qnerf_nerfstudio.editor.loading import load_editor
-from qnerf_nerfstudio.editor.memory import CERTAIN, available_bytes, check_memory, estimate_bytes
-from qnerf_nerfstudio.errors import UserError
-from qnerf_nerfstudio.scenes import CaptureConfig, write_capture
+from qnerf_nerfstudio.capture.check import check_capture
+from qnerf_nerfstudio.common.errors import UserError
+from qnerf_nerfstudio.diffusion.config import BUNDLED, EditorConfig
+from qnerf_nerfstudio.diffusion.loading import load_editor
+from qnerf_nerfstudio.diffusion.memory import CERTAIN, available_bytes, check_memory, estimate_bytes
+from qnerf_nerfstudio.toy.capture import CaptureConfig, write_capture
 
 MIB = 2**20
 

@@ -24,13 +24,13 @@ from nerfstudio.scripts import train as train_script
 from PIL import Image
 from rich.console import Console
 
-from qnerf_nerfstudio.config import qnerf_edit_tiny
-from qnerf_nerfstudio.demo import environment_with_ffmpeg
-from qnerf_nerfstudio.html_report import query_errors
-from qnerf_nerfstudio.plain import train_plain
-from qnerf_nerfstudio.report import load_truth, render_views, score_run
-from qnerf_nerfstudio.scenes import CaptureConfig, write_capture
-from qnerf_nerfstudio.store import write_png
+from qnerf_nerfstudio.common.images import write_png
+from qnerf_nerfstudio.methods import qnerf_edit_tiny
+from qnerf_nerfstudio.pages.report import query_errors
+from qnerf_nerfstudio.toy.capture import CaptureConfig, write_capture
+from qnerf_nerfstudio.toy.demo import environment_with_ffmpeg
+from qnerf_nerfstudio.toy.plain import train_plain
+from qnerf_nerfstudio.toy.truth import load_truth, render_views, score_run
 
 SCRIPTS = Path(sys.executable).parent
 KILLED_TRAIN = Path(__file__).resolve().parents[1] / "benchmarks/killed_train.py"

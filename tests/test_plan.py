@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qnerf_nerfstudio.plan import Plan, PlanConfig, Revision, Task
+from qnerf_nerfstudio.run.plan import Plan, PlanConfig, Revision, Task
 
 
 @st.composite

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from test_controls import BOX, GOOD
 from test_controls import views as cameras
 
-from qnerf_nerfstudio.captured import focus_of, in_dataset_coordinates, pixel_under, sparse_points
-from qnerf_nerfstudio.controls import OPENPOSE_BONES, Edit, load_edit
+from qnerf_nerfstudio.capture.capture import focus_of, in_dataset_coordinates, sparse_points
+from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.controls.solids import placement_matrix
-from qnerf_nerfstudio.errors import UserError
-from qnerf_nerfstudio.posing import (
+from qnerf_nerfstudio.edit.openpose import OPENPOSE_BONES
+from qnerf_nerfstudio.edit.reading import load_edit
+from qnerf_nerfstudio.edit.schema import Edit
+from qnerf_nerfstudio.pages.posing import (
     REST_POSE,
     PoseDocument,
     degrees,
@@ -24,11 +26,12 @@ from qnerf_nerfstudio.posing import (
     move_joint,
     open_document,
     parents,
+    pixel_under,
     quaternion,
     standing_skeleton,
 )
-from qnerf_nerfstudio.scenes import CaptureConfig, write_capture
-from qnerf_nerfstudio.scenes.figure import Body, Pose, joints
+from qnerf_nerfstudio.toy.capture import CaptureConfig, write_capture
+from qnerf_nerfstudio.toy.figure import Body, Pose, joints
 
 BONES = tuple(bone for bone in OPENPOSE_BONES if set(bone) <= set(REST_POSE))
 POINT = st.lists(st.floats(-2, 2), min_size=3, max_size=3)

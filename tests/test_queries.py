@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qnerf_nerfstudio.queries import CodecFit, QueryCodec
+from qnerf_nerfstudio.diffusion.queries import CodecFit, QueryCodec
 
 
 def maps(views: int, channels: int, seed: int) -> dict[str, torch.Tensor]:

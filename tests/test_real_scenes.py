@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from test_nerfstudio import command, without_diffusion
 
-from qnerf_nerfstudio.scoring import psnr
-from qnerf_nerfstudio.store import load_images
-from qnerf_nerfstudio.training.evaluate import load_trained
+from qnerf_nerfstudio.common.images import load_images
+from qnerf_nerfstudio.toy.scoring import psnr
+from qnerf_nerfstudio.toy.training.evaluate import load_trained
 
 SCENES = Path(__file__).resolve().parents[2] / "shared/scenes"
 BUNDLED = Path(__file__).resolve().parents[1] / "qnerf_nerfstudio/editor/tiny"

@@ -15,17 +15,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nerfstudio.scripts import train as train_script
 
-from qnerf_nerfstudio import fingerprint, slices, store
-from qnerf_nerfstudio.config import qnerf_edit_tiny
-from qnerf_nerfstudio.editor.editor import ControlNetEditor, Prompts
-from qnerf_nerfstudio.errors import UserError
-from qnerf_nerfstudio.fingerprint import contents, differences, flat_document
-from qnerf_nerfstudio.manifest import read_manifest, refuse_other
-from qnerf_nerfstudio.model import QNerfModel
-from qnerf_nerfstudio.plan import Plan, PlanConfig, Task
-from qnerf_nerfstudio.scenes import CaptureConfig, write_capture
-from qnerf_nerfstudio.store import EditStore, write_json
-from qnerf_nerfstudio.trainer import checkpoints, resume_command
+from qnerf_nerfstudio.common.errors import UserError
+from qnerf_nerfstudio.common.files import write_json
+from qnerf_nerfstudio.diffusion.editor import ControlNetEditor, Prompts
+from qnerf_nerfstudio.field.model import QNerfModel
+from qnerf_nerfstudio.methods import qnerf_edit_tiny
+from qnerf_nerfstudio.run import artifacts as store
+from qnerf_nerfstudio.run import fingerprint, slices
+from qnerf_nerfstudio.run.artifacts import EditStore
+from qnerf_nerfstudio.run.fingerprint import contents, differences, flat_document
+from qnerf_nerfstudio.run.manifest import read_manifest, refuse_other
+from qnerf_nerfstudio.run.plan import Plan, PlanConfig, Task
+from qnerf_nerfstudio.studio.trainer import checkpoints, resume_command
+from qnerf_nerfstudio.toy.capture import CaptureConfig, write_capture
 
 FOLDER = Path("e/qnerf-edit-tiny/t")
 

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from qnerf_nerfstudio.controls import Views
-from qnerf_nerfstudio.region import RESOLUTION, Region, visual_hull
+from qnerf_nerfstudio.capture.cameras import Views
+from qnerf_nerfstudio.controls.region import RESOLUTION, Region, visual_hull
 
 BOX = torch.tensor([[-1.0, -1, -1], [1, 1, 1]])
 

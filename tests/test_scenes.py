@@ -13,16 +13,18 @@ from hypothesis import strategies as st
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from PIL import Image
+from qnerf_nerfstudio.scenes import Pose
 
-from qnerf_nerfstudio.controls import Views, load_edit
-from qnerf_nerfstudio.controls.edit import SkeletonControl
-from qnerf_nerfstudio.datamanager import dataset_to_scene
-from qnerf_nerfstudio.report import load_truth, render_views
-from qnerf_nerfstudio.scenes import Body, CaptureConfig, Pose, render, sample_body, sample_pose, write_capture
-from qnerf_nerfstudio.scenes.capture import focal_length, orbit_camera, sample_edit
-from qnerf_nerfstudio.scenes.figure import Capsules, capsules, joints
-from qnerf_nerfstudio.scenes.render import intersect_capsules
-from qnerf_nerfstudio.scoring import iou, silhouette
+from qnerf_nerfstudio.capture.cameras import Views
+from qnerf_nerfstudio.capture.coordinates import dataset_to_scene
+from qnerf_nerfstudio.edit.reading import load_edit
+from qnerf_nerfstudio.edit.schema import SkeletonControl
+from qnerf_nerfstudio.toy import render
+from qnerf_nerfstudio.toy.capture import CaptureConfig, focal_length, orbit_camera, sample_edit, write_capture
+from qnerf_nerfstudio.toy.figure import Body, Capsules, capsules, joints, sample_body, sample_pose
+from qnerf_nerfstudio.toy.render import intersect_capsules
+from qnerf_nerfstudio.toy.scoring import iou, silhouette
+from qnerf_nerfstudio.toy.truth import load_truth, render_views
 
 
 def distance_to(points: torch.Tensor, shape: Capsules) -> torch.Tensor:

@@ -14,8 +14,10 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 from test_controls import views
 from test_real_scenes import SCENES
 
-from qnerf_nerfstudio.config import qnerf_edit, qnerf_edit_tiny
-from qnerf_nerfstudio.controls import Views, control_images, load_edit
+from qnerf_nerfstudio.capture.cameras import Views
+from qnerf_nerfstudio.capture.coordinates import dataset_to_scene
+from qnerf_nerfstudio.common.errors import UserError
+from qnerf_nerfstudio.controls.draw import control_images
 from qnerf_nerfstudio.controls.solids import (
     FARTHEST,
     box_mesh,
@@ -26,11 +28,12 @@ from qnerf_nerfstudio.controls.solids import (
     placement_matrix,
     transform_mesh,
 )
-from qnerf_nerfstudio.datamanager import QNerfDataManagerConfig, dataset_to_scene
-from qnerf_nerfstudio.editor.config import EditorConfig
-from qnerf_nerfstudio.editor.controlnets import PUBLISHED, choose_controlnet, controlnet_kind
-from qnerf_nerfstudio.errors import UserError
-from qnerf_nerfstudio.scenes import CaptureConfig, write_capture
+from qnerf_nerfstudio.diffusion.config import EditorConfig
+from qnerf_nerfstudio.diffusion.controlnets import PUBLISHED, choose_controlnet, controlnet_kind
+from qnerf_nerfstudio.edit.reading import load_edit
+from qnerf_nerfstudio.field.datamanager import QNerfDataManagerConfig
+from qnerf_nerfstudio.methods import qnerf_edit, qnerf_edit_tiny
+from qnerf_nerfstudio.toy.capture import CaptureConfig, write_capture
 
 LENS = (0.05, -0.02, 0.003, 0.0, 0.004, -0.003)
 
@@ -206,7 +209,7 @@ def test_mesh_and_boxes_of_a_capture_stand_where_the_truth_stands(tmp_path: Path
 
 
 def _mask(path: Path) -> torch.Tensor:
-    from qnerf_nerfstudio.store import load_images
+    from qnerf_nerfstudio.common.images import load_images
 
     return load_images([path])[0][..., 0] > 0.5
 

@@ -9,17 +9,17 @@ import torch
 from nerfstudio.scripts import train as train_script
 from test_nerfstudio import SHORT, command
 
-from qnerf_nerfstudio.config import qnerf_edit_tiny
-from qnerf_nerfstudio.controls import load_edit
-from qnerf_nerfstudio.datamanager import QNerfDataManager
-from qnerf_nerfstudio.panel import EditPanel, Request
-from qnerf_nerfstudio.plan import Plan, PlanConfig, Task
-from qnerf_nerfstudio.posing import read_capture
-from qnerf_nerfstudio.progress import Progress
-from qnerf_nerfstudio.projection import project_edit
-from qnerf_nerfstudio.scenes import CaptureConfig, write_capture
-from qnerf_nerfstudio.store import load_images
-from qnerf_nerfstudio.training.evaluate import load_trained
+from qnerf_nerfstudio.capture.capture import read_capture
+from qnerf_nerfstudio.common.images import load_images
+from qnerf_nerfstudio.controls.projection import project_edit
+from qnerf_nerfstudio.edit.reading import load_edit
+from qnerf_nerfstudio.field.datamanager import QNerfDataManager
+from qnerf_nerfstudio.methods import qnerf_edit_tiny
+from qnerf_nerfstudio.run.plan import Plan, PlanConfig, Task
+from qnerf_nerfstudio.run.progress import Progress
+from qnerf_nerfstudio.studio.panel import EditPanel, Request
+from qnerf_nerfstudio.toy.capture import CaptureConfig, write_capture
+from qnerf_nerfstudio.toy.training.evaluate import load_trained
 
 BUNDLED = Path(__file__).resolve().parents[1] / "qnerf_nerfstudio/editor/tiny"
 BOX = torch.tensor([[-1.0, -1, -1], [1, 1, 1]])

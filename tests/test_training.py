@@ -7,23 +7,26 @@ from typing import Literal
 import pytest
 import torch
 from diffusers import StableDiffusionControlNetPipeline
+from qnerf_nerfstudio.scenes import Pose
 from rich.console import Console
 from safetensors.torch import load_file
 
-from qnerf_nerfstudio.controls import OPENPOSE_BONES, Views, draw_skeleton, to_unit
-from qnerf_nerfstudio.editor.config import BUNDLED_FOLDER
-from qnerf_nerfstudio.editor.controlnets import BUNDLED_KINDS
-from qnerf_nerfstudio.errors import UserError
-from qnerf_nerfstudio.scenes import Body, Pose
-from qnerf_nerfstudio.scenes.capture import focal_length, orbit_camera
-from qnerf_nerfstudio.scenes.figure import joints
-from qnerf_nerfstudio.scoring import iou, psnr, silhouette
-from qnerf_nerfstudio.training.codec import balance_channels, encode, round_trip_psnr, start_linear
-from qnerf_nerfstudio.training.config import TrainEditorConfig
-from qnerf_nerfstudio.training.data import HELD_OUT, LIMB_BONES, draw_loosely, render_pair, training_pool
-from qnerf_nerfstudio.training.evaluate import edit_pair, load_trained
-from qnerf_nerfstudio.training.models import IMAGE_SIZE, MAX_TOKENS, build_codec, build_tokenizer
-from qnerf_nerfstudio.training.train import train_editor
+from qnerf_nerfstudio.capture.cameras import Views
+from qnerf_nerfstudio.common.errors import UserError
+from qnerf_nerfstudio.common.images import to_unit
+from qnerf_nerfstudio.controls.skeleton import draw_skeleton
+from qnerf_nerfstudio.diffusion.config import BUNDLED_FOLDER
+from qnerf_nerfstudio.diffusion.controlnets import BUNDLED_KINDS
+from qnerf_nerfstudio.edit.openpose import OPENPOSE_BONES
+from qnerf_nerfstudio.toy.capture import focal_length, orbit_camera
+from qnerf_nerfstudio.toy.figure import Body, joints
+from qnerf_nerfstudio.toy.scoring import iou, psnr, silhouette
+from qnerf_nerfstudio.toy.training.config import TrainEditorConfig
+from qnerf_nerfstudio.toy.training.data import HELD_OUT, LIMB_BONES, draw_loosely, render_pair, training_pool
+from qnerf_nerfstudio.toy.training.evaluate import edit_pair, load_trained
+from qnerf_nerfstudio.toy.training.models import IMAGE_SIZE, MAX_TOKENS, build_codec, build_tokenizer
+from qnerf_nerfstudio.toy.training.train import train_editor
+from qnerf_nerfstudio.toy.training.vae import balance_channels, encode, round_trip_psnr, start_linear
 
 
 def test_longest_caption_fits_and_words_are_whole_tokens(tmp_path: Path) -> None:

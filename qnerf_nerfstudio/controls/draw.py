@@ -6,18 +6,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from qnerf_nerfstudio.controls.cameras import Views, transform_points
-from qnerf_nerfstudio.controls.edit import (
-    BoxControl,
-    BoxPlacement,
-    Edit,
-    ImagesControl,
-    MeshControl,
-    MeshPlacement,
-    SkeletonControl,
-    control_kind,
-)
-from qnerf_nerfstudio.controls.images import grow, load_control_images, to_unit
+from qnerf_nerfstudio.capture.cameras import Views, transform_points
+from qnerf_nerfstudio.common.errors import UserError
+from qnerf_nerfstudio.common.images import grow, to_unit
+from qnerf_nerfstudio.controls.images import load_control_images
 from qnerf_nerfstudio.controls.skeleton import draw_skeleton
 from qnerf_nerfstudio.controls.solids import (
     MAX_FACES,
@@ -29,7 +21,16 @@ from qnerf_nerfstudio.controls.solids import (
     placement_matrix,
     transform_mesh,
 )
-from qnerf_nerfstudio.errors import UserError
+from qnerf_nerfstudio.edit.schema import (
+    BoxControl,
+    BoxPlacement,
+    Edit,
+    ImagesControl,
+    MeshControl,
+    MeshPlacement,
+    SkeletonControl,
+    control_kind,
+)
 
 Images = Float[Tensor, "V 3 H W"]
 

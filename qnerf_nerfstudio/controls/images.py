@@ -5,31 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
-from qnerf_nerfstudio.controls.files import MAX_PIXELS, open_image
-from qnerf_nerfstudio.controls.wording import reason
-from qnerf_nerfstudio.errors import UserError
+from qnerf_nerfstudio.common.errors import UserError
+from qnerf_nerfstudio.common.images import MAX_PIXELS, open_image
+from qnerf_nerfstudio.common.wording import reason
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 FORMATS = ("PNG", "JPEG", "WEBP")
 """What a file may be whatever its suffix says."""
-
-
-def to_unit(images: UInt8[Tensor, "*batch H W 3"]) -> Float[Tensor, "*batch 3 H W"]:
-    """Bytes to [0, 1], channels first."""
-    return images.movedim(-1, -3).float() / 255
-
-
-def grow(masks: Bool[Tensor, "*batch H W"], reach: int) -> Bool[Tensor, "*batch H W"]:
-    """Masks grown by `reach` pixels to all sides, by squares: along rows, then along columns."""
-    grown = masks.reshape(-1, 1, *masks.shape[-2:]).float()
-    for window, padding in (((1, 2 * reach + 1), (0, reach)), ((2 * reach + 1, 1), (reach, 0))):
-        grown = F.max_pool2d(grown, window, stride=1, padding=padding)
-    return grown.reshape(masks.shape) > 0
 
 
 def load_control_images(

@@ -11,9 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from qnerf_nerfstudio.controls.cameras import Views
-from qnerf_nerfstudio.controls.images import grow, to_unit
-from qnerf_nerfstudio.controls.skeleton import OPENPOSE_BONES, OPENPOSE_COLOURS, OPENPOSE_JOINTS, draw_skeleton
+from qnerf_nerfstudio.capture.cameras import Views
+from qnerf_nerfstudio.common.images import grow, to_unit
+from qnerf_nerfstudio.controls.skeleton import draw_skeleton
+from qnerf_nerfstudio.edit.openpose import OPENPOSE_BONES, OPENPOSE_COLOURS, OPENPOSE_JOINTS
 
 BRIGHT = 0.68
 """Pixels from this brightness on belong to joints, antialiased ones included; bones have 0.6."""

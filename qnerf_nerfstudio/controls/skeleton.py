@@ -9,59 +9,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from qnerf_nerfstudio.controls.cameras import Views
-
-OPENPOSE_JOINTS: tuple[str, ...] = (
-    "nose",
-    "neck",
-    "r_shoulder",
-    "r_elbow",
-    "r_wrist",
-    "l_shoulder",
-    "l_elbow",
-    "l_wrist",
-    "r_hip",
-    "r_knee",
-    "r_ankle",
-    "l_hip",
-    "l_knee",
-    "l_ankle",
-    "r_eye",
-    "l_eye",
-    "r_ear",
-    "l_ear",
-)
-"""OpenPose's 18 body keypoints, in its order."""
-
-OPENPOSE_BONES: tuple[tuple[str, str], ...] = (
-    ("neck", "r_shoulder"),
-    ("neck", "l_shoulder"),
-    ("r_shoulder", "r_elbow"),
-    ("r_elbow", "r_wrist"),
-    ("l_shoulder", "l_elbow"),
-    ("l_elbow", "l_wrist"),
-    ("neck", "r_hip"),
-    ("r_hip", "r_knee"),
-    ("r_knee", "r_ankle"),
-    ("neck", "l_hip"),
-    ("l_hip", "l_knee"),
-    ("l_knee", "l_ankle"),
-    ("neck", "nose"),
-    ("nose", "r_eye"),
-    ("r_eye", "r_ear"),
-    ("nose", "l_eye"),
-    ("l_eye", "l_ear"),
-)
-"""OpenPose's 17 limbs, in its drawing order."""
-
-_OPENPOSE_HUES = [(255, 85 * i, 0) for i in range(3)] + [(255 - 85 * i, 255, 0) for i in range(3)]
-_OPENPOSE_HUES += [(0, 255, 85 * i) for i in range(3)] + [(0, 255 - 85 * i, 255) for i in range(3)]
-_OPENPOSE_HUES += [(85 * i, 0, 255) for i in range(3)] + [(255, 0, 255 - 85 * i) for i in range(3)]
-OPENPOSE_COLOURS: dict[str | tuple[str, str], tuple[int, int, int]] = {
-    **dict(zip(OPENPOSE_JOINTS, _OPENPOSE_HUES, strict=True)),
-    **dict(zip(OPENPOSE_BONES, _OPENPOSE_HUES, strict=False)),
-}
-"""RGB of every OpenPose joint and limb, as ControlNet's openpose models were trained on."""
+from qnerf_nerfstudio.capture.cameras import Views
+from qnerf_nerfstudio.edit.openpose import OPENPOSE_BONES, OPENPOSE_COLOURS, OPENPOSE_JOINTS
 
 _SUPERSAMPLING = 4
 _SEGMENTS = 16

@@ -17,10 +17,10 @@ from jaxtyping import Float
 from torch import Tensor
 from trimesh.resolvers import FilePathResolver
 
-from qnerf_nerfstudio.controls.cameras import Views
-from qnerf_nerfstudio.controls.edit import LARGEST
-from qnerf_nerfstudio.controls.wording import reason
-from qnerf_nerfstudio.errors import UserError
+from qnerf_nerfstudio.capture.cameras import Views
+from qnerf_nerfstudio.common.errors import UserError
+from qnerf_nerfstudio.common.wording import reason
+from qnerf_nerfstudio.edit.schema import LARGEST
 
 FARTHEST = 0.2
 """Shade of the farthest point of a solid in a depth image; the nearest is 1, the background 0."""

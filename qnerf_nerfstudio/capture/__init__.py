@@ -1,0 +1,1 @@
+"""Reads a captured dataset, and writes the edited one."""

@@ -1,0 +1,3 @@
+"""The version of the package, which runs and checkpoints carry."""
+
+__version__ = "0.2.0"

@@ -1,0 +1,110 @@
+"""Where an edit may change the scene and its views; elsewhere the photos stay as they are."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+from torch.nn import functional as F
+
+from qnerf_nerfstudio.capture.cameras import Views
+from qnerf_nerfstudio.common.errors import UserError
+from qnerf_nerfstudio.controls.images import load_control_images
+from qnerf_nerfstudio.controls.region import Region, shape_region, visual_hull
+from qnerf_nerfstudio.edit.schema import BoxRegion, Edit, Everywhere, SphereRegion
+
+
+@dataclass(frozen=True)
+class Influence:
+    """Where an edit may change the scene, and its views."""
+
+    region: Region | None
+    """The part of the scene; None: all of it."""
+    masks: Bool[Tensor, "V H W"] | None
+    """The pixels of every view, at the resolution of the control images; None: all of them."""
+
+    def latent_masks(self, stride: int) -> Float[Tensor, "V 1 h w"] | None:
+        """1 for the latents that see a pixel which may change, else 0."""
+        return None if self.masks is None else F.max_pool2d(self.masks[:, None].float(), stride)
+
+    def seams(self, size: tuple[int, int], feather: float) -> Float[Tensor, "V 1 H W"] | None:
+        """Share of the edited view in every pixel: 1 inside, 0 outside, and a soft edge that lies inside.
+
+        Args:
+            size: Height and width of the images that are composited.
+            feather: Width of the edge as a share of the shorter side.
+        """
+        if self.masks is None:
+            return None
+        inside = F.interpolate(self.masks[:, None].float(), size, mode="nearest")
+        reach = round(feather * min(size) / 2)
+        if reach == 0:
+            return inside
+        window = 2 * reach + 1
+        # What lies beyond the image is no outside: an edit that leaves the image has no seam there.
+        eroded = -F.max_pool2d(-inside, window, stride=1, padding=reach)
+        return F.avg_pool2d(F.pad(eroded, (reach,) * 4, mode="replicate"), window, stride=1)
+
+
+def composite(
+    edited: Float[Tensor, "V 3 H W"], photos: Float[Tensor, "V 3 H W"], seams: Float[Tensor, "V 1 H W"] | None
+) -> Float[Tensor, "V 3 H W"]:
+    """Edited views with the photos' own pixels where `seams` is 0."""
+    return edited if seams is None else torch.where(seams > 0, torch.lerp(photos, edited, seams), photos)
+
+
+def find_influence(
+    edit: Edit,
+    folder: Path,
+    views: Views,
+    names: list[str],
+    different: Bool[Tensor, "V H W"],
+    training: int,
+    to_scene: Float[Tensor, "3 4"],
+    scene_box: Float[Tensor, "2 3"],
+) -> Influence:
+    """What edit.json says about where the edit may change the scene.
+
+    Args:
+        edit: The edit.
+        folder: Folder of edit.json.
+        views: Cameras of all views, in scene coordinates.
+        names: File name of every view's photo.
+        different: Where the control images of source and target differ.
+        training: Number of training views; they come first.
+        to_scene: Takes points of the dataset's coordinates to scene coordinates.
+        scene_box: Lower and upper corner of the scene box.
+
+    Raises:
+        UserError: Nothing that the control changes lies in the region, or masks are missing or leave nothing to change.
+    """
+    size = (different.shape[1], different.shape[2])
+    region = None
+    if not isinstance(edit.region, Everywhere) and different[:training].any():
+        region = visual_hull(views[:training], different[:training], scene_box)
+        if region is None:
+            CONSOLE.print(
+                "The control images change no part of the scene box that most views see: the edit may change all that "
+                "its region allows.",
+                style="yellow",
+                soft_wrap=True,
+            )
+    if isinstance(edit.region, BoxRegion | SphereRegion):
+        region = shape_region(edit.region, to_scene, region)
+        if not region.cells.any():
+            raise UserError(
+                f"{folder / 'edit.json'}: region: the {edit.region.type} holds nothing of what the control changes; "
+                f"move or grow it, positions are in the coordinates of transforms.json"
+            )
+    masks = None if region is None else region.seen(views.resized(size))
+    if edit.masks is not None:
+        stated = load_control_images(folder / edit.masks, names, size, what="masks").float().mean(-1) > 127
+        masks = stated if masks is None else masks & stated
+    if masks is not None and not masks.any():
+        raise UserError(
+            f"{folder / 'edit.json'}: region and masks leave no pixel of any view to change; masks are white where the "
+            f"edit may be"
+        )
+    return Influence(region, masks)

@@ -1,0 +1,411 @@
+"""The diffusion editor: inversion, controlled sampling with appearance injection, query capture and query injection."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, ControlNetModel, DDIMInverseScheduler, DDIMScheduler, UNet2DConditionModel
+from jaxtyping import Float
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from qnerf_nerfstudio.diffusion.attention import AttentionState, KeysValues, attention, install
+from qnerf_nerfstudio.diffusion.config import EditorConfig
+from qnerf_nerfstudio.diffusion.queries import QueryCodec, QueryMaps
+
+GRADIENT_SCALE = 2.0**10
+"""Half precision would lose small gradients; only their direction is used, so the scale cancels."""
+
+Images = Float[Tensor, "V 3 H W"]
+Latents = Float[Tensor, "V C h w"]
+TextStates = Float[Tensor, "1 L D"]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Encoded prompts of an edit."""
+
+    source: TextStates
+    """Describes the captured scene; used for inversion and the source branch."""
+    target: TextStates
+    """Describes the edited scene."""
+    negative: TextStates
+    """What classifier-free guidance steers away from."""
+
+
+@dataclass(frozen=True)
+class SourceBranch:
+    """The captured view at the timestep at hand, whose keys and values are injected."""
+
+    latents: Latents
+    """Its latents on the source trajectory."""
+    controls: Images
+    """Its control images in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class QueryTargets:
+    """Rendered queries that the edited views are drawn to."""
+
+    codec: QueryCodec
+    """The code that they are stated in."""
+    codes: dict[str, Float[Tensor, "V H W K"]]
+    """Rendered codes by layer."""
+    confidence: Float[Tensor, "V"]
+    """How far each view is to be trusted to its targets, 0 to 1; scales the steps of guidance."""
+    clean: Latents | None = None
+    """Clean latents of the field's render of each view; None draws to the queries alone."""
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What the field learns from a chunk of views."""
+
+    queries: QueryMaps
+    """Self-attention queries of every chosen layer, float32."""
+    preview: Images
+    """The decoded prediction of the clean image, in [0, 1]."""
+
+
+class ControlNetEditor:
+    """A diffusers model set and the operations that an edit is made of.
+
+    All tensors go in and come out as float32 on the editor's device; the cast to the models' precision happens in
+    `_predict`, `encode` and `decode` alone. Timesteps are counted by index: latents with index 0 are the noisiest,
+    those with index `num_steps` are clean, and step i leads from index i to i + 1.
+
+    Args:
+        vae: The autoencoder.
+        text_encoder: CLIP's text model.
+        tokenizer: Its tokenizer.
+        unet: The denoiser. Its attention processors are replaced.
+        controlnet: The ControlNet.
+        scheduler: Any diffusers scheduler of the model; DDIM with the same noise schedule is built from its config.
+        config: Settings.
+        device: Where the models are put.
+    """
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        unet: UNet2DConditionModel,
+        controlnet: ControlNetModel,
+        scheduler: DDIMScheduler,
+        config: EditorConfig,
+        device: torch.device | str,
+    ) -> None:
+        config.validate()
+        self.config = config
+        self.device = torch.device(device)
+        self.dtype: torch.dtype = getattr(torch, config.dtype)
+        # diffusers' annotations are unions that no caller can use without casts.
+        self.vae: Any = vae
+        self.text_encoder: Any = text_encoder
+        self.unet: Any = unet
+        self.controlnet: Any = controlnet
+        for model in (self.vae, self.text_encoder, self.unet, self.controlnet):
+            # diffusers warns about every cast, also of models that have the right type already.
+            cast = {} if model.dtype == self.dtype else {"dtype": self.dtype}
+            model.to(device=self.device, **cast).eval().requires_grad_(False)
+        for model in (self.vae, self.unet, self.controlnet):
+            # Convolutions are faster so: 7 % of a step on a CPU (benchmarks/README.md), more in half precision.
+            model.to(memory_format=torch.channels_last)
+        if config.vae_slicing:
+            self.vae.enable_slicing()
+        if config.vae_tiling:
+            self.vae.enable_tiling()
+        if config.checkpointing:
+            self.unet.enable_gradient_checkpointing()
+            self.controlnet.enable_gradient_checkpointing()
+        self.tokenizer = tokenizer
+        # Inversion needs timesteps that differ by a constant; "leading" is what DDIM was published with.
+        settings = {"clip_sample": False, "timestep_spacing": "leading"}
+        self.scheduler: Any = DDIMScheduler.from_config(scheduler.config, **settings)
+        self.inverse_scheduler: Any = DDIMInverseScheduler.from_config(scheduler.config, **settings)
+        self.scheduler.set_timesteps(config.num_steps)
+        self.inverse_scheduler.set_timesteps(config.num_steps)
+        self.state = AttentionState()
+        self.layer_names = install(self.unet, self.state)
+
+    @contextmanager
+    def in_float32(self) -> Iterator[None]:
+        """Run the models in float32 meanwhile."""
+        models, dtype = (self.vae, self.text_encoder, self.unet, self.controlnet), self.dtype
+        for model in models:
+            model.float()
+        self.dtype = torch.float32
+        try:
+            yield
+        finally:
+            for model in models:
+                model.to(dtype)
+            self.dtype = dtype
+
+    @property
+    def num_steps(self) -> int:
+        """Number of timesteps, T."""
+        return self.config.num_steps
+
+    @property
+    def stride(self) -> int:
+        """Image sides must be multiples of this number of pixels."""
+        return self.latent_stride * 2 ** (len(self.unet.config.block_out_channels) - 1)
+
+    @property
+    def latent_stride(self) -> int:
+        """Pixels per latent along a side."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    def image_size(self, height: int, width: int) -> tuple[int, int]:
+        """Size at which a photo of `height` x `width` is edited: the shorter side as configured, both in strides."""
+        scale = self.config.resolution / min(height, width)
+        return tuple(max(1, round(side * scale / self.stride)) * self.stride for side in (height, width))  # pyright: ignore[reportReturnType]
+
+    @torch.no_grad()
+    def encode_prompt(self, prompt: str) -> TextStates:
+        """Text encoder states of one prompt, as Stable Diffusion's pipelines make them."""
+        tokens = self.tokenizer(
+            prompt,
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        mask = None
+        if getattr(self.text_encoder.config, "use_attention_mask", False):
+            mask = tokens.attention_mask.to(self.device)
+        return self.text_encoder(tokens.input_ids.to(self.device), attention_mask=mask)[0].float()
+
+    @torch.no_grad()
+    def encode(self, images: Images) -> Latents:
+        """Latents (posterior mean, scaled) of images in [0, 1]."""
+        distribution = self.vae.encode((images * 2 - 1).to(self.device, self.dtype)).latent_dist
+        return distribution.mean.float() * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode(self, latents: Latents) -> Images:
+        """Images in [0, 1] of clean latents."""
+        scaled = (latents / self.vae.config.scaling_factor).to(self.device, self.dtype)
+        return (self.vae.decode(scaled).sample.float() / 2 + 0.5).clamp(0, 1)
+
+    @torch.no_grad()
+    def invert_step(self, latents: Latents, step: int, prompt: TextStates, controls: Images) -> Latents:
+        """One DDIM inversion step, from index step + 1 (cleaner) to `step` (noisier), at guidance scale 1.
+
+        With more than one iteration the noise is predicted again at the noisier latents just found, which makes the
+        step the inverse of the denoising step up to the iteration's error (fixed-point inversion).
+        """
+        timestep = int(self.scheduler.timesteps[step])
+        noisier = latents
+        for iteration in range(self.config.inversion_iterations):
+            prediction = self._predict(noisier, step, prompt, controls, AttentionState())
+            if iteration > 0:
+                prediction = self._restate(prediction, noisier, latents, timestep)
+            noisier = self.inverse_scheduler.step(prediction, timestep, latents).prev_sample
+        return noisier
+
+    def invert(self, clean: Latents, prompt: TextStates, controls: Images) -> list[Latents]:
+        """The source trajectory of clean latents, noisiest first: entry i holds the latents at index i."""
+        trajectory = [clean]
+        for step in range(self.num_steps - 1, -1, -1):
+            trajectory.insert(0, self.invert_step(trajectory[0], step, prompt, controls))
+        return trajectory
+
+    def _restate(self, prediction: Latents, noisier: Latents, cleaner: Latents, timestep: int) -> Latents:
+        """Restate a prediction made at `noisier` so that DDIMInverseScheduler, which reads it at `cleaner`, sees the
+        same noise. Only v-prediction depends on the sample."""
+        if self.scheduler.config.prediction_type != "v_prediction":
+            return prediction
+        alphas = self.scheduler.alphas_cumprod
+        previous = timestep - self.scheduler.config.num_train_timesteps // self.num_steps
+        here = alphas[timestep]
+        there = alphas[previous] if previous >= 0 else self.inverse_scheduler.initial_alpha_cumprod
+        noise = here.sqrt() * prediction + (1 - here).sqrt() * noisier
+        return (noise - (1 - there).sqrt() * cleaner) / there.sqrt()
+
+    @torch.no_grad()
+    def denoise_step(
+        self,
+        latents: Latents,
+        step: int,
+        prompts: Prompts,
+        controls: Images,
+        source: SourceBranch | None = None,
+        targets: QueryTargets | None = None,
+    ) -> Latents:
+        """One DDIM step of the edited views, from index `step` to step + 1.
+
+        Args:
+            latents: Latents of V edited views at index `step`.
+            step: Index of the timestep.
+            prompts: Encoded prompts.
+            controls: Target control images in [0, 1].
+            source: The same views on the source trajectory; None samples without appearance injection.
+            targets: Rendered queries; None samples without consolidation.
+
+        Returns:
+            Latents at index step + 1.
+        """
+        injected = source is not None and step >= round(self.config.injection_start * self.num_steps)
+        if targets is not None and self.config.mode == "guidance" and self.config.guidance_strength > 0:
+            keys_values = self._source_keys_values(source, step, prompts) if injected and source else None
+            latents = self._guide(latents, step, prompts, controls, keys_values, targets)
+            settings = AttentionState(replayed=keys_values)
+            prediction = self._guided_prediction(latents, step, prompts, controls, None, settings)
+        else:
+            settings = AttentionState(share_first=injected, source_first=injected)
+            if targets is not None and self.config.mode != "guidance":
+                settings.edit_query = self._query_edit(targets)
+            prediction = self._guided_prediction(
+                latents, step, prompts, controls, source if injected else None, settings
+            )
+        timestep = int(self.scheduler.timesteps[step])
+        result = self.scheduler.step(prediction, timestep, latents)
+        if targets is None or targets.clean is None or step >= round(self.config.render_stop * self.num_steps):
+            return result.prev_sample
+        # DDIM adds predicted clean latents, scaled, to predicted noise; only the former are drawn to the render.
+        drawn = self.config.render_weight * (targets.clean - result.pred_original_sample)
+        return result.prev_sample + self._alpha_after(timestep).sqrt() * drawn
+
+    def _alpha_after(self, timestep: int) -> Tensor:
+        """Cumulative alpha of the timestep that a denoising step from `timestep` leads to."""
+        following = timestep - self.scheduler.config.num_train_timesteps // self.num_steps
+        return self.scheduler.alphas_cumprod[following] if following >= 0 else self.scheduler.final_alpha_cumprod
+
+    @torch.no_grad()
+    def extract(
+        self, latents: Latents, step: int, prompts: Prompts, controls: Images, source: SourceBranch | None = None
+    ) -> Extraction:
+        """Query maps of the edited views at index `step`, and what their images look like so far."""
+        injected = source is not None and step >= round(self.config.injection_start * self.num_steps)
+        captured: dict[str, Tensor] = {}
+        settings = AttentionState(share_first=injected, source_first=injected, captured=captured)
+        prediction = self._guided_prediction(latents, step, prompts, controls, source if injected else None, settings)
+        clean = self.scheduler.step(prediction, int(self.scheduler.timesteps[step]), latents).pred_original_sample
+        return Extraction(self._to_maps(captured, latents), self.decode(clean))
+
+    def query_distance(
+        self,
+        latents: Latents,
+        step: int,
+        prompts: Prompts,
+        controls: Images,
+        keys_values: KeysValues | None,
+        targets: QueryTargets,
+    ) -> Float[Tensor, "V"]:
+        """Distance between each view's queries and their targets, summed over layers; differentiable in `latents`.
+
+        Per layer this is the root mean square over tokens and code channels of the standardised difference, so that
+        layers of different size weigh the same. The forward pass ends at the last layer.
+        """
+        captured: dict[str, Tensor] = {}
+        settings = AttentionState(replayed=keys_values, captured=captured, stop_after_capture=True)
+        self._predict(latents, step, prompts.target, controls, settings)
+        maps = self._to_maps(captured, latents)
+        total = torch.zeros(len(latents), device=self.device)
+        for name, layer in targets.codec.layers.items():
+            difference = layer.encode(maps[name]) - targets.codes[name]
+            total = total + difference.square().mean(dim=(1, 2, 3)).clamp_min(1e-12).sqrt()
+        return total
+
+    def _guide(
+        self,
+        latents: Latents,
+        step: int,
+        prompts: Prompts,
+        controls: Images,
+        keys_values: KeysValues | None,
+        targets: QueryTargets,
+    ) -> Latents:
+        """Move each view's latents against the gradient of its query distance.
+
+        The step is alpha times the latents' norm where queries differ from their targets by one standard deviation,
+        and shrinks with that difference and with the confidence in the targets, so that views which agree already, and
+        views that the field has not learned yet, are left alone.
+        """
+        with torch.enable_grad():
+            variable = latents.detach().requires_grad_(True)
+            distance = self.query_distance(variable, step, prompts, controls, keys_values, targets)
+            # Checkpointed blocks run again here, and have to find the keys and values that they ran with.
+            with attention(self.state, AttentionState(replayed=keys_values)):
+                (gradient,) = torch.autograd.grad(GRADIENT_SCALE * distance.sum(), variable)
+        difference = distance.detach() / len(targets.codec.layers)
+        norms = latents.flatten(1).norm(dim=1) / gradient.flatten(1).norm(dim=1).clamp_min(1e-12)
+        lengths = self.config.guidance_strength * targets.confidence * difference.clamp_max(1) * norms
+        return latents - lengths[:, None, None, None] * gradient
+
+    def _source_keys_values(self, source: SourceBranch, step: int, prompts: Prompts) -> KeysValues:
+        """Keys and values of the source branch, to be replayed in the passes of a guided step."""
+        recorded: KeysValues = {}
+        self._predict(source.latents, step, prompts.source, source.controls, AttentionState(recorded=recorded))
+        return recorded
+
+    def _query_edit(self, targets: QueryTargets) -> Callable[[str, Tensor], Tensor]:
+        weight = 1.0 if self.config.mode == "replace" else self.config.blend_weight
+
+        def edit(name: str, queries: Tensor) -> Tensor:
+            return targets.codec.layers[name].replace(queries, targets.codes[name].flatten(1, 2), weight)
+
+        return edit
+
+    def _guided_prediction(
+        self,
+        latents: Latents,
+        step: int,
+        prompts: Prompts,
+        controls: Images,
+        source: SourceBranch | None,
+        settings: AttentionState,
+    ) -> Latents:
+        """Prediction with classifier-free guidance; source, unconditional and conditional branch in one batch."""
+        branches: list[tuple[Tensor, Tensor, Tensor]] = []
+        if source is not None:
+            branches.append((source.latents, prompts.source, source.controls))
+        if self.config.guidance_scale > 1:
+            branches.append((latents, prompts.negative, controls))
+        branches.append((latents, prompts.target, controls))
+        settings.branches = len(branches)
+        batch, text, images = zip(*branches, strict=True)
+        texts = torch.cat([states.expand(len(latents), -1, -1) for states in text])
+        prediction = self._predict(torch.cat(batch), step, texts, torch.cat(images), settings)
+        groups = prediction.chunk(len(branches))
+        if self.config.guidance_scale > 1:
+            unconditional, conditional = groups[-2:]
+            return unconditional + self.config.guidance_scale * (conditional - unconditional)
+        return groups[-1]
+
+    def _predict(
+        self, latents: Latents, step: int, text: Tensor, controls: Images, settings: AttentionState
+    ) -> Latents:
+        """ControlNet and UNet on one batch, in the models' precision."""
+        timestep = self.scheduler.timesteps[step].to(self.device)
+        sample, controls = latents.to(self.dtype), controls.to(self.device, self.dtype)
+        text = text.to(self.dtype).expand(len(latents), -1, -1)
+        down, middle = self.controlnet(
+            sample, timestep, text, controls, conditioning_scale=self.config.controlnet_scale, return_dict=False
+        )
+        prediction = latents
+        with attention(self.state, settings):
+            prediction = self.unet(
+                sample,
+                timestep,
+                text,
+                down_block_additional_residuals=down,
+                mid_block_additional_residual=middle,
+                return_dict=False,
+            )[0].float()
+        return prediction
+
+    def _to_maps(self, captured: dict[str, Tensor], latents: Latents) -> QueryMaps:
+        """Tokens [V, N, C] to maps [V, H, W, C], float32: levels of the UNet halve the latents' size, rounding up."""
+        maps = {}
+        for name, tokens in captured.items():
+            height, width = latents.shape[-2:]
+            while height * width > tokens.shape[1]:
+                height, width = (height + 1) // 2, (width + 1) // 2
+            maps[name] = tokens.float().unflatten(1, (height, width))
+        return maps

@@ -1,0 +1,92 @@
+"""How much memory a chunk of views takes in the diffusion models, and whether there is so much."""
+
+import math
+
+import psutil
+import torch
+
+from qnerf_nerfstudio.common.errors import UserError
+from qnerf_nerfstudio.diffusion.editor import ControlNetEditor
+
+SAMPLED = 30
+"""Maps of the UNet's first level that a pass without gradients holds at once, per view and branch."""
+GUIDED, CHECKPOINTED = 40, 12
+"""Maps of every layer of the UNet that guidance keeps per view, for its gradients, without and with checkpointing."""
+CODED = 2
+"""Maps of the VAE's widest level at full resolution that it holds at once, per view."""
+CERTAIN = 0.8
+"""A run is refused where this share of the estimate is more than there is."""
+
+
+def estimate_bytes(editor: ControlNetEditor, chunk: int, size: tuple[int, int], guided: bool = True) -> int:
+    """Bytes that a chunk of views takes at its peak, beside the models' weights.
+
+    The largest of three: the batch of all branches of a denoising step, the activations that guidance keeps, and the
+    VAE. Calibrated by the peak resident memory of a CPU process in float32 (torch 2.15), at the lower end of what was
+    measured: a random UNet in the shape of Stable Diffusion with a fifth and with two fifths of its widths at 256 and
+    512 pixels held 32 to 41 maps in sampling, kept 43 to 49 in guidance and 14 to 19 with checkpointing, the bundled
+    editor 30 to 37 and 42 to 43, in chunks of 1 to 8. It grew linearly with the chunk and the number of pixels.
+
+    Args:
+        editor: The editor.
+        chunk: Number of views.
+        size: Height and width in pixels of the images that are edited.
+        guided: Whether views are drawn to rendered queries at all.
+    """
+    config, unet, vae = editor.config, editor.unet.config, editor.vae.config
+    levels = [
+        math.prod(-(-side // (editor.latent_stride * 2**level)) for side in size) * width
+        for level, width in enumerate(unet.block_out_channels)
+    ]
+    branches = 1 + (config.guidance_scale > 1) + (config.injection_start < 1)
+    values = SAMPLED * branches * chunk * levels[0]
+    if guided and config.mode == "guidance" and config.guidance_strength > 0:
+        # A level has layers_per_block layers in the encoder and one more in the decoder.
+        layers = sum(levels) * (2 * unet.layers_per_block + 1)
+        values = max(values, (CHECKPOINTED if config.checkpointing else GUIDED) * chunk * layers)
+    if not config.vae_tiling:
+        views = 1 if config.vae_slicing else chunk
+        values = max(values, CODED * views * math.prod(size) * max(vae.block_out_channels[:2]))
+    return int(values * editor.dtype.itemsize)
+
+
+def available_bytes(device: torch.device) -> int | None:
+    """Bytes that are free for tensors on a device; None where that cannot be told."""
+    if device.type == "cpu":
+        return psutil.virtual_memory().available
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    return None
+
+
+def check_memory(
+    editor: ControlNetEditor, chunk: int, size: tuple[int, int], available: int | None = None, guided: bool = True
+) -> None:
+    """Refuse a chunk that clearly does not fit into memory.
+
+    Args:
+        editor: The editor, on its device.
+        chunk: Number of views that go through it at once.
+        size: Height and width in pixels of the images that are edited.
+        available: Bytes that are free beside the models; by default those of the editor's device.
+        guided: Whether views are drawn to rendered queries at all.
+
+    Raises:
+        UserError: It does not fit; the message names a chunk that does, or other remedies.
+    """
+    free = available_bytes(editor.device) if available is None else available
+    needed = estimate_bytes(editor, chunk, size, guided)
+    if free is None or CERTAIN * needed <= free:
+        return
+    smaller = range(chunk - 1, 0, -1)
+    fitting = next((fewer for fewer in smaller if estimate_bytes(editor, fewer, size, guided) <= free), 0)
+    remedy = f"--pipeline.chunk {fitting}"
+    if not fitting:
+        remedy = f"--pipeline.editor.resolution less than {editor.config.resolution}"
+        if guided and not editor.config.checkpointing:
+            remedy = f"--pipeline.chunk 1 with --pipeline.editor.checkpointing True, or {remedy}"
+    raise UserError(
+        f"--pipeline.chunk is {chunk}: so many views of {size[1]}x{size[0]} pixels take about {needed / 2**30:.1f} GiB "
+        f"beside the models, but {free / 2**30:.1f} GiB are free on {editor.device}; give {remedy}"
+    )

@@ -1,0 +1,1 @@
+"""edit.json: its schema, and reading it."""

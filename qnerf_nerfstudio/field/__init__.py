@@ -1,0 +1,1 @@
+"""QNeRF: the radiance field that renders query maps, and the rays it trains on."""

@@ -1,0 +1,89 @@
+"""The field on a grid of cells over each view: query codes to guide by, renders, and points on surfaces."""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.rays import RayBundle
+from torch import Tensor
+from torch.nn import functional as F
+
+from qnerf_nerfstudio.capture.cameras import Views
+from qnerf_nerfstudio.diffusion.queries import QueryCodec
+from qnerf_nerfstudio.field.model import QNerfModel
+
+
+def render_grid(
+    model: QNerfModel, views: Views, indices: range, size: tuple[int, int], output: str
+) -> Float[Tensor, "V h w C"]:
+    """Render an output of the model at the centres of `size` (rows, columns) cells over each of the views."""
+    return torch.stack([outputs[output] for _, outputs in _render(model, views, indices, size)])
+
+
+def surface_points(
+    model: QNerfModel, views: Views, size: tuple[int, int], opaque: float = 0.9
+) -> tuple[Float[Tensor, "P 3"], Float[Tensor, "P 3"]]:
+    """Points where rays through a grid of cells over each view end, and their colours in [0, 1].
+
+    Args:
+        model: The field.
+        views: Cameras in scene coordinates.
+        size: Rows and columns of cells.
+        opaque: Rays that gather less matter than this end nowhere.
+    """
+    points, colours = [], []
+    for bundle, outputs in _render(model, views, range(len(views)), size):
+        ends = (bundle.origins + bundle.directions * outputs["depth"].to(bundle.origins)).cpu()
+        # The scene box holds what was captured; further out are only backgrounds.
+        low, high = model.scene_box.aabb.cpu()
+        kept = (outputs["accumulation"][..., 0] > opaque) & ((ends > low) & (ends < high)).all(-1)
+        points.append(ends[kept])
+        colours.append(outputs["rgb"][kept])
+    return torch.cat(points), torch.cat(colours)
+
+
+@torch.no_grad()
+def _render(
+    model: QNerfModel, views: Views, indices: range, size: tuple[int, int]
+) -> Iterator[tuple[RayBundle, dict[str, Tensor]]]:
+    """The rays through a grid of cells over each view, and what the model renders there, on the CPU."""
+    views = views[indices.start : indices.stop]
+    fx, fy, cx, cy = views.intrinsics.split(1, dim=-1)
+    cameras = Cameras(
+        camera_to_worlds=views.c2w,
+        fx=fx,
+        fy=fy,
+        cx=cx,
+        cy=cy,
+        width=views.size[1],
+        height=views.size[0],
+        distortion_params=views.distortion,
+    ).to(model.device)
+    rows = (torch.arange(size[0]) + 0.5) * views.size[0] / size[0]
+    columns = (torch.arange(size[1]) + 0.5) * views.size[1] / size[1]
+    coords = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).to(model.device)
+    was_training = model.training
+    model.eval()
+    for index in range(len(indices)):
+        bundle = cameras.generate_rays(camera_indices=index, coords=coords)
+        rendered = model.get_outputs_for_camera_ray_bundle(bundle)
+        yield bundle, {name: value.cpu() for name, value in rendered.items()}
+    model.train(was_training)
+
+
+def render_codes(model: QNerfModel, views: Views, indices: range, codec: QueryCodec) -> dict[str, Tensor]:
+    """Query codes [V, H, W, K] of every layer at its own resolution, averages of renders at the finest one."""
+    finest = max(layer.size for layer in codec.layers.values())
+    rendered = render_grid(model, views, indices, finest, "queries")
+    return {
+        name: F.adaptive_avg_pool2d(code.movedim(-1, 1), codec.layers[name].size).movedim(1, -1)
+        for name, code in codec.split(rendered[..., : codec.width]).items()
+    }
+
+
+def relative_errors(rendered: dict[str, Tensor], extracted: dict[str, Tensor]) -> Float[Tensor, "V"]:
+    """Distance of rendered codes from extracted ones, relative to the norm of the extracted ones, view by view."""
+    squared = [(rendered[name] - code).square().mean(dim=(1, 2)).sum(-1) for name, code in extracted.items()]
+    norms = [code.square().mean(dim=(1, 2)).sum(-1) for code in extracted.values()]
+    return (torch.stack(squared).sum(0) / torch.stack(norms).sum(0)).sqrt()

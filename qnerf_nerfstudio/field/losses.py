@@ -1,0 +1,30 @@
+"""The query loss, and weights of views that the others contradict."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+TOLERANCE = 3.0
+"""A view whose error lies this many robust standard deviations above the median counts half."""
+
+
+def view_weights(errors: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
+    """Weights in [0, 1] of views with these mean errors (NaN: not known yet, 1): those of Geman and McClure's estimator
+    for what exceeds the median, in robust standard deviations (1.4826 times the median absolute deviation)."""
+    median = errors.nanmedian()
+    deviation = 1.4826 * (errors - median).abs().nanmedian()
+    excess = (errors - median).clamp_min(0) / (TOLERANCE * deviation).clamp_min(1e-12)
+    # The weight is (c^2 / (c^2 + x^2))^2; this scale of c makes it one half at the tolerance.
+    return (1 + (2**0.5 - 1) * excess.square()).pow(-2).nan_to_num(nan=1.0)
+
+
+def query_loss(rendered: Float[Tensor, "R W"], target: Float[Tensor, "R W"], widths: list[int]) -> Float[Tensor, ""]:
+    """Mean over rays of the sum over layers of || rendered - target ||, each layer scaled by 1 / sqrt(its width).
+
+    The norm (not its square) is that of "Consolidating Attention Features for Multi-view Image Editing".
+    """
+    terms = [
+        (a - b).square().mean(-1).clamp_min(1e-8).sqrt()
+        for a, b in zip(rendered.split(widths, -1), target.split(widths, -1), strict=True)
+    ]
+    return torch.stack(terms).sum(0).mean()

@@ -1,0 +1,293 @@
+"""QNerfModel: nerfacto with rendered query codes, a query loss, and a region that an edit may change."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from unittest.mock import patch
+
+import torch
+from jaxtyping import Float, Int
+from nerfstudio.cameras.rays import RayBundle, RaySamples
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.field_components.field_heads import FieldHeadNames
+from nerfstudio.field_components.spatial_distortions import SceneContraction
+from nerfstudio.model_components.losses import scale_gradients_by_distance_squared
+from nerfstudio.model_components.scene_colliders import NearFarCollider
+from nerfstudio.models.nerfacto import NerfactoModel, NerfactoModelConfig
+from torch import Tensor
+
+from qnerf_nerfstudio import __version__
+from qnerf_nerfstudio.controls.region import Region
+from qnerf_nerfstudio.field.field import QNerfField, QNerfHeadNames
+from qnerf_nerfstudio.field.hash_encoding import gather_encodings
+from qnerf_nerfstudio.field.losses import query_loss, view_weights
+from qnerf_nerfstudio.field.lpips import LazyLpips
+
+MEMORY = 0.9
+"""Decay of a view's mean error, per training step in which rays of the view are drawn."""
+
+Objective = Literal["rgb", "queries"]
+"""What shapes the density: colours, or query maps."""
+FOCUS = 1.0
+"""Distance around which annealed depths begin: captures are scaled so that cameras stand about 1 from what they look
+at."""
+
+
+@dataclass
+class QNerfModelConfig(NerfactoModelConfig):
+    """Nerfacto with query heads."""
+
+    _target: type = field(default_factory=lambda: QNerfModel)
+    prompt: str | None = None
+    """Target prompt, in the place of edit.json's (`--prompt` on ns-train sets this)."""
+    feature_dim: int = 48
+    """Width of the base features that are composited along rays."""
+    query_width: int = 144
+    """Number of code channels of all query layers together: 16 for each of Stable Diffusion's nine layers."""
+    view_dependent: bool = False
+    """Let colours depend on the view direction. Where views differ a little, as edited views do, a field that may
+    explain the difference by direction does so with fog before every camera: even on true edited views, novel views
+    lost 4 to 5 dB by it (benchmarks/README.md)."""
+    query_loss_mult: float = 0.003
+    """Weight of the query loss beside that of previews."""
+    queries_shape_density: bool = True
+    """Let the query loss pull at the density in fits, as in the paper; otherwise colours of previews shape it alone,
+    and query heads follow. Queries of one point differ from view to view, and shape a worse geometry than colours, but
+    heads that only follow render worse queries: in two captures renders were closer to the truth by 0.7 and 0.9 dB
+    without, and missed 0.87 of the queries' spread in the place of 0.73 (benchmarks/README.md). So guidance by queries
+    wants it, and drawing to renders does not."""
+    space_annealing: int = 0
+    """Training steps over which a field that starts from scratch widens the span of depths that it trains on and
+    renders, from the half around 1 to all of near_plane to far_plane (the sample space annealing of RegNeRF, Niemeyer
+    et al. 2022); 0: all at once. Where steps are few, matter that one view alone sees, before its camera or far behind
+    the scene, explains photos sooner than their subject does, and never goes away (benchmarks/README.md)."""
+    robust: bool = True
+    """Weigh edited views down that the others contradict, in fits and in the final field, so that views which were
+    edited wrongly are not averaged in."""
+    preview_loss_mult: float = 1.0
+    """Weight of the colour loss on the decoded previews of the edited views while query maps are fitted. Previews have
+    the photos' resolution, query maps an eighth of it or less, so they sharpen the geometry that both share."""
+
+
+class QNerfModel(NerfactoModel):
+    """Nerfacto that also renders query codes.
+
+    Outputs are nerfacto's and "queries", the codes of all layers side by side, which nerfstudio shows by PCA.
+    """
+
+    config: QNerfModelConfig
+    field: QNerfField
+    view_errors: Float[Tensor, "N"]
+    """Running mean of the squared colour error of every training view where it sees the edit, NaN before the first."""
+
+    def populate_modules(self) -> None:
+        """Build nerfacto, with our field in the place of its own.
+
+        Raises:
+            ValueError: Normals are asked for, which this model does not render, or nothing would shape the density.
+        """
+        if self.config.preview_loss_mult == 0 and not self.config.queries_shape_density:
+            raise ValueError(
+                "model.preview_loss_mult is 0, so that nothing shapes the density in fits; set "
+                "model.queries_shape_density to True, or give previews a weight"
+            )
+        if self.config.predict_normals:
+            raise ValueError("model.predict_normals is set, but QNerfModel renders no normals; leave it out")
+        # Loads transformers, so it stays out of the imports that every ns-* command makes.
+        from torchmetrics.image import lpip
+
+        # Nerfacto builds LPIPS at once, which downloads a network that most runs never use.
+        with patch.object(lpip, "LearnedPerceptualImagePatchSimilarity", LazyLpips):
+            super().populate_modules()
+        self.field = self.build_field()
+        # Nerfacto renders from the camera on, though it trains from the near plane on: what lies between was never
+        # taught to be empty.
+        self.collider = NearFarCollider(self.config.near_plane, self.config.far_plane, reset_near_plane=False)
+        if self.config.camera_optimizer.mode == "off":
+            gather_encodings(self)
+        self.objective: Objective = "rgb"
+        self.stage_start = 0
+        self.from_scratch = True
+        """Whether the stage began with the initial weights."""
+        self.region: Region | None = None
+        """Where rays that see the edit may change matter; None: everywhere."""
+        self.register_buffer("view_errors", torch.full((self.num_train_data,), float("nan")))
+        self.keep_initial_weights()
+
+    def keep_initial_weights(self) -> None:
+        """Remember the weights as they are; stages that do not go on from a trained field begin with them."""
+        self.initial_weights = {name: value.detach().cpu().clone() for name, value in self.named_parameters()}
+
+    def build_field(self) -> QNerfField:
+        """The field that the configuration describes."""
+        config = self.config
+        return QNerfField(
+            self.scene_box.aabb,
+            num_images=self.num_train_data,
+            feature_dim=config.feature_dim,
+            query_width=config.query_width,
+            view_dependent=config.view_dependent,
+            hidden_dim=config.hidden_dim,
+            num_levels=config.num_levels,
+            max_res=config.max_res,
+            base_res=config.base_res,
+            features_per_level=config.features_per_level,
+            log2_hashmap_size=config.log2_hashmap_size,
+            hidden_dim_color=config.hidden_dim_color,
+            spatial_distortion=None if config.disable_scene_contraction else SceneContraction(order=float("inf")),
+            use_average_appearance_embedding=config.use_average_appearance_embedding,
+            appearance_embedding_dim=config.appearance_embed_dim if config.use_appearance_embedding else 0,
+            average_init_density=config.average_init_density,
+            implementation=config.implementation,
+        )
+
+    def begin_stage(self, step: int, objective: Objective, weights: Mapping[str, Tensor]) -> None:
+        """Start a stage of training at training step `step`.
+
+        Args:
+            step: First training step of the stage; annealing schedules count from it.
+            objective: What shapes the density from now on.
+            weights: Parameters by name that the model starts from, such as `initial_weights`.
+        """
+        self.objective = objective
+        self.stage_start = step
+        self.from_scratch = weights is self.initial_weights
+        self.view_errors.fill_(float("nan"))
+        for name, parameter in self.named_parameters():
+            if name in weights:
+                parameter.data.copy_(weights[name])
+
+    def get_extra_state(self) -> dict[str, int | str | bool]:
+        """What nerfstudio's checkpoints leave out: our version, whether the stage began from scratch, and when the
+        proposal networks were updated last."""
+        return {"version": __version__, "from_scratch": self.from_scratch, **self._counters()}
+
+    def _counters(self) -> dict[str, int]:
+        sampler = self.proposal_sampler
+        return {"steps_since_update": sampler._steps_since_update, "step": sampler._step}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what get_extra_state returned."""
+        # Versions that did not anneal did not note it.
+        self.from_scratch = state.get("from_scratch", False)
+        self._set_counters(state)
+
+    def _set_counters(self, counters: Mapping[str, int]) -> None:
+        self.proposal_sampler._steps_since_update = counters["steps_since_update"]
+        self.proposal_sampler._step = counters["step"]
+
+    def get_training_callbacks(
+        self, training_callback_attributes: TrainingCallbackAttributes
+    ) -> list[TrainingCallback]:
+        """Nerfacto's callbacks, and one that counts training steps and anneals depths, all from the start of the
+        stage."""
+        counter = TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self._begin_step, 1)
+        callbacks = [counter, *super().get_training_callbacks(training_callback_attributes)]
+        for callback in callbacks:
+            callback.func = self._from_stage_start(callback.func)
+        return callbacks
+
+    def _begin_step(self, step: int) -> None:
+        # Nerfacto counts in the callback of an annealing that can be switched off.
+        self.step = step
+        near, far = self.config.near_plane, self.config.far_plane
+        if self.from_scratch and step < self.config.space_annealing:
+            near, far = annealed_span(near, far, step / self.config.space_annealing)
+        assert isinstance(self.collider, NearFarCollider)
+        self.collider.near_plane, self.collider.far_plane = near, far
+
+    def _from_stage_start(self, func: Callable[[int], None]) -> Callable[..., None]:
+        return lambda step: func(step - self.stage_start)
+
+    def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Any]:
+        """Render colour, depth, accumulation and query codes of rays."""
+        if self.training:
+            self.camera_optimizer.apply_to_raybundle(ray_bundle)
+        counters = self._counters()
+        samples, weights_list, samples_list = self.proposal_sampler(ray_bundle, density_fns=self.density_fns)
+        if not self.training:
+            # Nerfstudio's sampler counts a render as an update of the proposal networks; what was looked at meanwhile,
+            # in the viewer or before a kill, must not change the training that follows.
+            self._set_counters(counters)
+        field_outputs: dict[Any, Tensor] = dict(self.field.forward(samples))
+        if self.training and self.region is not None and "changed" in ray_bundle.metadata:
+            field_outputs = self._keep_outside(self.region, field_outputs, samples)
+        if self.config.use_gradient_scaling:
+            field_outputs = dict(scale_gradients_by_distance_squared(field_outputs, samples))
+        weights = samples.get_weights(field_outputs[FieldHeadNames.DENSITY])
+        weights_list.append(weights)
+        samples_list.append(samples)
+        # A linear head commutes with compositing: one product per ray in the place of one per sample.
+        features = (weights * field_outputs[QNerfHeadNames.FEATURES]).sum(dim=-2)
+        shaping = self.objective == "queries" and self.config.queries_shape_density
+        outputs: dict[str, Any] = {
+            "rgb": self.renderer_rgb(rgb=field_outputs[FieldHeadNames.RGB], weights=weights),
+            "accumulation": self.renderer_accumulation(weights=weights),
+            "depth": self.renderer_depth(weights=weights.detach(), ray_samples=samples),
+            "expected_depth": self.renderer_expected_depth(weights=weights, ray_samples=samples),
+            "queries": self.field.codes(features if shaping else features.detach()),
+        }
+        if self.training:
+            outputs["weights_list"] = weights_list
+            outputs["ray_samples_list"] = samples_list
+        for i in range(self.config.num_proposal_iterations):
+            outputs[f"prop_depth_{i}"] = self.renderer_depth(weights=weights_list[i], ray_samples=samples_list[i])
+        return outputs
+
+    @staticmethod
+    def _keep_outside(region: Region, field_outputs: dict[Any, Tensor], samples: RaySamples) -> dict[Any, Tensor]:
+        """Let rays that see the edit ("changed" in their metadata) change the field inside the region only.
+
+        What edited views do not agree on is cheapest to explain by matter that a single view sees, before its camera or
+        far behind the scene. Such matter is not what the edit is about: there the photos alone teach the field.
+        """
+        assert samples.metadata is not None
+        inside = region.contains(samples.frustums.get_positions())
+        free = (inside | ~samples.metadata["changed"].squeeze(-1))[..., None]
+        return {name: torch.where(free, output, output.detach()) for name, output in field_outputs.items()}
+
+    def get_loss_dict(
+        self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Nerfacto's losses, and that of queries.
+
+        A batch holds "image", and may hold "queries" (codes [rays, W']) and "query_widths" (code channels per layer),
+        and "changed" ([rays], whether they see the region of the edit).
+        """
+        losses = super().get_loss_dict(outputs, batch, metrics_dict)
+        if self.training and self.config.robust and self.region is not None and "changed" in batch:
+            squared = (outputs["rgb"] - batch["image"].to(self.device)).square().mean(-1)
+            views, changed = batch["indices"][:, 0].to(self.device), batch["changed"].to(self.device)
+            self._note_errors(squared.detach()[changed], views[changed])
+            weights = torch.where(changed, view_weights(self.view_errors)[views], 1.0)
+            losses["rgb_loss"] = (weights * squared).mean()
+        if self.objective == "queries":
+            losses["rgb_loss"] = losses["rgb_loss"] * self.config.preview_loss_mult
+        if "queries" in batch:
+            target = batch["queries"].to(self.device)
+            rendered = outputs["queries"][:, : target.shape[-1]]
+            losses["query_loss"] = self.config.query_loss_mult * query_loss(rendered, target, batch["query_widths"])
+        return losses
+
+    def _note_errors(self, errors: Float[Tensor, "R"], views: Int[Tensor, "R"]) -> None:
+        """Go on with the running mean error of each view."""
+        counts = torch.zeros_like(self.view_errors).index_add_(0, views, torch.ones_like(errors))
+        means = torch.zeros_like(self.view_errors).index_add_(0, views, errors) / counts
+        known = torch.where(self.view_errors.isnan(), means, MEMORY * self.view_errors + (1 - MEMORY) * means)
+        self.view_errors.copy_(torch.where(counts > 0, known, self.view_errors))
+
+    def get_image_metrics_and_images(
+        self, outputs: dict[str, Tensor], batch: dict[str, Tensor]
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Nerfacto's metrics; LPIPS only where its weights can be had."""
+        metrics, images = super().get_image_metrics_and_images(outputs, batch)
+        if metrics["lpips"] != metrics["lpips"]:
+            del metrics["lpips"]
+        return metrics, images
+
+
+def annealed_span(near: float, far: float, progress: float) -> tuple[float, float]:
+    """Near and far plane at a progress of annealing in [0, 1]: the span grows from half of its width to all of it, in
+    distances before the focus and in inverse distances behind it."""
+    share = max(0.5, progress)
+    return FOCUS + (near - FOCUS) * share, 1 / (1 / FOCUS + (1 / far - 1 / FOCUS) * share)

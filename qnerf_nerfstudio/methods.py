@@ -1,0 +1,124 @@
+"""The methods that nerfstudio registers. Imports neither diffusers nor transformers: all `ns-*` commands load it."""
+
+from copy import deepcopy
+
+import torch
+from nerfstudio.configs.base_config import MachineConfig, ViewerConfig
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from nerfstudio.engine.optimizers import AdamOptimizerConfig
+from nerfstudio.plugins.types import MethodSpecification
+
+from qnerf_nerfstudio.diffusion.config import BUNDLED, EditorConfig
+from qnerf_nerfstudio.field.datamanager import QNerfDataManagerConfig
+from qnerf_nerfstudio.field.model import QNerfModelConfig
+from qnerf_nerfstudio.studio.pipeline import QNerfPipelineConfig
+from qnerf_nerfstudio.studio.scheduler import StageDecaySchedulerConfig
+from qnerf_nerfstudio.studio.trainer import QNerfTrainerConfig
+
+
+def _optimizers() -> dict[str, dict]:
+    return {
+        name: {"optimizer": AdamOptimizerConfig(lr=1e-2, eps=1e-15), "scheduler": StageDecaySchedulerConfig()}
+        for name in ("proposal_networks", "fields")
+    }
+
+
+_edit = QNerfTrainerConfig(
+    method_name="qnerf-edit",
+    steps_per_eval_batch=0,
+    steps_per_eval_image=0,
+    steps_per_eval_all_images=0,
+    steps_per_save=500,
+    # The plan sets the number of steps when the number of views is known.
+    max_num_iterations=0,
+    mixed_precision=True,
+    machine=MachineConfig(device_type="cuda" if torch.cuda.is_available() else "cpu"),
+    pipeline=QNerfPipelineConfig(
+        datamanager=QNerfDataManagerConfig(
+            dataparser=NerfstudioDataParserConfig(),
+            train_num_rays_per_batch=4096,
+            eval_num_rays_per_batch=4096,
+        ),
+        # Without gradient scaling, unlike views are explained by fog near the cameras (benchmarks/README.md).
+        model=QNerfModelConfig(
+            eval_num_rays_per_chunk=1 << 15, use_appearance_embedding=False, use_gradient_scaling=True
+        ),
+    ),
+    optimizers=_optimizers(),
+    viewer=ViewerConfig(num_rays_per_chunk=1 << 15, websocket_host="127.0.0.1"),
+    vis="viewer",
+)
+# Camera poses stay as they are: query maps and edited views are made for them.
+_edit.pipeline.model.camera_optimizer.mode = "off"  # pyright: ignore[reportAttributeAccessIssue]
+
+_small = deepcopy(_edit)
+_small.method_name = "qnerf-edit-small"
+_small.pipeline.chunk = 1  # pyright: ignore[reportAttributeAccessIssue]
+
+_tiny = deepcopy(_edit)
+_tiny.method_name = "qnerf-edit-tiny"
+_tiny.mixed_precision = False
+_tiny.viewer = ViewerConfig(num_rays_per_chunk=1 << 12, websocket_host="127.0.0.1", max_num_display_images=64)
+_tiny.pipeline = QNerfPipelineConfig(
+    datamanager=QNerfDataManagerConfig(
+        dataparser=NerfstudioDataParserConfig(), train_num_rays_per_batch=512, eval_num_rays_per_batch=512
+    ),
+    model=QNerfModelConfig(
+        eval_num_rays_per_chunk=1 << 12,
+        use_appearance_embedding=False,
+        use_gradient_scaling=True,
+        # Scaled gradients clear the fog of nerfacto's initial density (1) slowly; with much less, limbs are painted
+        # onto the background (benchmarks/README.md).
+        average_init_density=0.6,
+        # Captures are scaled so that cameras stand about 1 from what they look at; nothing close to them is matter.
+        near_plane=0.5,
+        space_annealing=300,
+        far_plane=20.0,
+        implementation="torch",
+        num_levels=8,
+        log2_hashmap_size=15,
+        max_res=512,
+        hidden_dim_color=32,
+        num_proposal_iterations=1,
+        num_proposal_samples_per_ray=(32,),
+        num_nerf_samples_per_ray=24,
+        proposal_net_args_list=[{"hidden_dim": 16, "log2_hashmap_size": 14, "num_levels": 4, "max_res": 128}],
+        proposal_warmup=300,
+        proposal_weights_anneal_max_num_iters=300,
+        # Twelve channels a layer: a ninth of the raw queries, and guidance points the same way (benchmarks/README.md).
+        query_width=72,
+        # Edits are drawn to renders, not guided by queries (below): the final field gained 0.5 and 0.9 dB.
+        queries_shape_density=False,
+        camera_optimizer=deepcopy(_edit.pipeline.model.camera_optimizer),  # pyright: ignore[reportAttributeAccessIssue]
+    ),
+    editor=EditorConfig(
+        model=BUNDLED,
+        resolution=128,
+        dtype="float32",
+        vae_slicing=False,
+        num_steps=20,
+        guidance_scale=1.0,
+        injection_start=0.0,
+        inversion_iterations=2,
+        # Beside renders, guidance by queries cost 0.4 dB in edited and in novel views (benchmarks/README.md).
+        guidance_strength=0.0,
+        # To the end: edited views of two captures gained 0.7 and 0.8 dB, novel ones 0.3 and 0.4 (benchmarks/README.md).
+        render_stop=1.0,
+    ),
+    tau=4,
+    stop=0.4,
+    chunk=8,
+    # Fields of the photos of five captures score 30 to 33 dB; of two, with half of the steps and all depths at once,
+    # 18 and 26 dB (benchmarks/README.md).
+    source_iterations=1000,
+    fit_iterations=800,
+    final_iterations=1000,
+)
+
+qnerf_edit = MethodSpecification(
+    config=_edit, description="3D-consistent geometric edits with Stable Diffusion and ControlNet, 24 GB class."
+)
+qnerf_edit_small = MethodSpecification(config=_small, description="qnerf-edit one view at a time, 12 GB class.")
+qnerf_edit_tiny = MethodSpecification(
+    config=_tiny, description="qnerf-edit with the bundled editor at 128 pixels: minutes on a CPU, no network."
+)

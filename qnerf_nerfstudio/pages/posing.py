@@ -1,0 +1,319 @@
+"""What `qnerf pose` does to an edit, without its page: moves, mirrors, triangulates, undoes and saves."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import trimesh
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from qnerf_nerfstudio.capture.cameras import Views
+from qnerf_nerfstudio.capture.capture import focus_of, in_dataset_coordinates, read_capture
+from qnerf_nerfstudio.capture.coordinates import dataset_to_scene
+from qnerf_nerfstudio.common.errors import UserError
+from qnerf_nerfstudio.common.files import write_json
+from qnerf_nerfstudio.controls.solids import load_mesh
+from qnerf_nerfstudio.edit.reading import load_edit, refuse_outside
+from qnerf_nerfstudio.edit.schema import Edit, SkeletonControl
+
+Side = Literal["source", "target"]
+Joints = dict[str, tuple[float, float, float]]
+PARALLEL = 0.02
+"""Sine of the angle below which two rays do not tell where they meet."""
+REST_POSE: Joints = {
+    "nose": (0.0, 0.05, 1.0),
+    "neck": (0.0, 0.0, 0.84),
+    "r_shoulder": (-0.12, 0.0, 0.84),
+    "r_elbow": (-0.16, 0.0, 0.62),
+    "r_wrist": (-0.18, 0.02, 0.44),
+    "l_shoulder": (0.12, 0.0, 0.84),
+    "l_elbow": (0.16, 0.0, 0.62),
+    "l_wrist": (0.18, 0.02, 0.44),
+    "r_hip": (-0.07, 0.0, 0.5),
+    "r_knee": (-0.08, 0.01, 0.26),
+    "r_ankle": (-0.08, 0.0, 0.02),
+    "l_hip": (0.07, 0.0, 0.5),
+    "l_knee": (0.08, 0.01, 0.26),
+    "l_ankle": (0.08, 0.0, 0.02),
+}
+"""A standing figure of height 1, feet at the origin, z up."""
+
+
+def parents(root: str, bones: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """The joint next to each joint on its way to the root; joints that no bone leads to the root from are left out."""
+    found: dict[str, str] = {}
+    reached = [root]
+    while reached:
+        joint = reached.pop()
+        for bone in bones:
+            if joint in bone:
+                other = bone[1] if bone[0] == joint else bone[0]
+                if other != root and other not in found:
+                    found[other] = joint
+                    reached.append(other)
+    return found
+
+
+def move_joint(
+    joints: Mapping[str, tuple[float, float, float]],
+    bones: Sequence[tuple[str, str]],
+    name: str,
+    position: Sequence[float],
+    keep_lengths: bool,
+) -> Joints:
+    """A skeleton with one joint moved.
+
+    Args:
+        joints: The skeleton.
+        bones: Its bones.
+        name: The joint.
+        position: Where it is dragged to.
+        keep_lengths: Turn the joint and all that hangs from it about the joint before it, so that no bone changes its
+            length; the skeleton's root carries all others along. Otherwise the joint alone moves.
+    """
+    wanted = np.asarray(position, dtype=float)
+    if not keep_lengths:
+        return {**joints, name: _point(wanted)}
+    root = "neck" if "neck" in joints else next(iter(joints))
+    before = parents(root, bones)
+    points = {key: np.asarray(at, dtype=float) for key, at in joints.items()}
+    if name not in before:
+        carried = set(points) if name == root else {name}
+        shift = wanted - points[name]
+        return {key: _point(at + shift if key in carried else at) for key, at in points.items()}
+    pivot = points[before[name]]
+    old, new = points[name] - pivot, wanted - pivot
+    if np.linalg.norm(old) < 1e-9 or np.linalg.norm(new) < 1e-9:
+        return dict(joints)
+    turn = np.array(trimesh.geometry.align_vectors(old, new))[:3, :3]
+    hanging = {name}
+    while added := {key for key, parent in before.items() if parent in hanging} - hanging:
+        hanging |= added
+    return {key: _point(pivot + turn @ (at - pivot) if key in hanging else at) for key, at in points.items()}
+
+
+def mirror(joints: Mapping[str, tuple[float, float, float]]) -> Joints:
+    """The pose with left and right exchanged, about the plane between the joints whose names begin with l_ and r_.
+
+    Raises:
+        UserError: There are no such pairs.
+    """
+    pairs = [(f"l_{key[2:]}", key) for key in joints if key.startswith("r_") and f"l_{key[2:]}" in joints]
+    trunk = [pair for pair in pairs if pair[0][2:] in ("shoulder", "hip")] or pairs
+    points = {key: np.asarray(at, dtype=float) for key, at in joints.items()}
+    across = sum((points[left] - points[right] for left, right in trunk), np.zeros(3))
+    if np.linalg.norm(across) < 1e-9:
+        raise UserError("mirror: no joints are named l_... and r_..., so left and right are not known")
+    normal = across / np.linalg.norm(across)
+    centre = np.mean([points[key] for pair in trunk for key in pair], axis=0)
+    swapped = {**{a: b for a, b in pairs}, **{b: a for a, b in pairs}}
+    return {
+        key: _point((at := points[swapped.get(key, key)]) - 2 * np.dot(at - centre, normal) * normal) for key in joints
+    }
+
+
+def intersect_rays(origins: Float[Tensor, "2 3"], directions: Float[Tensor, "2 3"]) -> tuple[Float[Tensor, "3"], float]:
+    """The point closest to two rays, and half of the distance between them.
+
+    Raises:
+        UserError: The rays are nearly parallel, or meet behind a camera.
+    """
+    origins, directions = origins.double(), torch.nn.functional.normalize(directions.double(), dim=-1)
+    normal = torch.linalg.cross(directions[0], directions[1])
+    if float(normal.norm()) < PARALLEL:
+        raise UserError("the two photos look from nearly the same side; choose two that are further apart")
+    matrix = torch.stack([directions[0], -directions[1], normal], dim=1)
+    first, second, _ = torch.linalg.solve(matrix, origins[1] - origins[0]).tolist()
+    if first <= 0 or second <= 0:
+        raise UserError("the two clicks meet behind a camera; click the same joint in both photos")
+    ends = origins + torch.tensor([[first], [second]]).double() * directions
+    return ends.mean(0), float((ends[0] - ends[1]).norm()) / 2
+
+
+def _point(at: NDArray) -> tuple[float, float, float]:
+    return float(at[0]), float(at[1]), float(at[2])
+
+
+class PoseDocument:
+    """An edit.json that is worked on: every change can be undone, and nothing is written before `save`.
+
+    Args:
+        path: Where edit.json is or is to be.
+        edit: The edit to begin with.
+    """
+
+    def __init__(self, path: Path, edit: Edit) -> None:
+        self.path = path
+        self._first = self._edit = edit
+        self._undone: list[Edit] = []
+
+    @property
+    def edit(self) -> Edit:
+        """The edit as it is now."""
+        return self._edit
+
+    @property
+    def parts(self) -> list[Any]:
+        """The controls that the edit is made of."""
+        control = self._edit.control
+        return list(control.parts) if control.type == "parts" else [control]
+
+    def change_part(self, index: int, merge: bool = False, **values: Any) -> None:
+        """Change fields of a part; see `change`.
+
+        Raises:
+            UserError: The result would be no valid edit.
+        """
+        parts = self.parts
+        parts[index] = {**parts[index].model_dump(mode="json"), **values}
+        control = self._edit.control
+        self.change(merge, control=parts[0] if control.type != "parts" else {"type": "parts", "parts": parts})
+
+    def change(self, merge: bool = False, **values: Any) -> None:
+        """Change fields of the edit, such as its prompt.
+
+        Args:
+            merge: Undo it together with the change before.
+            values: New values by field.
+
+        Raises:
+            UserError: The result would be no valid edit.
+        """
+        document = {**self._edit.model_dump(mode="json"), **_plain(values)}
+        try:
+            changed = Edit.model_validate(document)
+        except ValueError as error:
+            raise UserError(f"not changed: {error}") from error
+        if changed != self._edit:
+            if not (merge and self._undone):
+                self._undone.append(self._edit)
+            self._edit = changed
+
+    def joints(self, index: int, side: Side) -> Joints:
+        """The joints of a skeleton part."""
+        part = self.parts[index]
+        assert isinstance(part, SkeletonControl)
+        return dict(getattr(part, side))
+
+    def set_joints(self, index: int, side: Side, joints: Joints, merge: bool = False) -> None:
+        """Change the joints of a skeleton part; see `change`."""
+        self.change_part(index, merge, **{side: {name: list(at) for name, at in joints.items()}})
+
+    def undo(self) -> bool:
+        """Take the last change back; False where there is none."""
+        if not self._undone:
+            return False
+        self._edit = self._undone.pop()
+        return True
+
+    def reset(self) -> None:
+        """Go back to the edit that was begun with; this can be undone, too."""
+        if self._edit != self._first:
+            self._undone.append(self._edit)
+            self._edit = self._first
+
+    def save(self) -> Path | None:
+        """Write edit.json; one that exists is kept beside it.
+
+        Returns:
+            Where the old file is kept, None where there was none.
+        """
+        backup = None
+        if self.path.exists():
+            number = 1
+            while (backup := self.path.with_name(f"{self.path.stem}.{number}.json")).exists():
+                number += 1
+            shutil.copy2(self.path, backup)
+        write_json(self.path, self._edit.model_dump(mode="json", exclude_defaults=True, exclude_none=True))
+        return backup
+
+
+def _plain(values: dict[str, Any]) -> Any:
+    """Values as JSON has them: models inside become dictionaries."""
+    return json.loads(json.dumps(values, default=lambda each: each.model_dump(mode="json")))
+
+
+def standing_skeleton(feet: Float[Tensor, "3"], up: Float[Tensor, "3"], height: float) -> dict[str, Any]:
+    """A skeleton control with a standing figure as source and target.
+
+    Args:
+        feet: Where it stands.
+        up: Unit vector.
+        height: Its height.
+    """
+    turn = np.array(trimesh.geometry.align_vectors([0.0, 0.0, 1.0], up.double().numpy()))[:3, :3]
+    placed = {name: (feet.double().numpy() + height * (turn @ np.array(at))).tolist() for name, at in REST_POSE.items()}
+    return {"type": "skeleton", "source": placed, "target": placed}
+
+
+def open_document(data: Path, path: Path, control: str, mesh: str | None) -> PoseDocument:
+    """The edit to work on: the one at `path`, or a new one.
+
+    Args:
+        data: The capture.
+        path: Where edit.json is or is to be.
+        control: What a new edit begins with: "skeleton", "box" or "mesh".
+        mesh: Mesh file of a new edit, relative to edit.json.
+
+    Raises:
+        UserError: The edit or the capture cannot be read, its control is ready-made images, or no mesh is named.
+    """
+    if path.exists():
+        edit = load_edit(path)
+        if edit.control.type == "images":
+            raise UserError(f'{path}: the control is "images", which have no place in 3D; pose another --edit')
+        return PoseDocument(path, edit)
+    capture = read_capture(data)
+    views = in_dataset_coordinates(capture.views(), dataset_to_scene(capture.train_dataparser_outputs, data))
+    focus, distance = focus_of(views)
+    up = torch.nn.functional.normalize(views.c2w[:, :, 1].mean(0), dim=0)
+    stated: dict[str, Any]
+    if control == "skeleton":
+        stated = standing_skeleton(focus - distance / 4 * up, up, distance / 2)
+    elif control == "box":
+        placed = {"position": focus.tolist(), "size": [distance / 4] * 3}
+        stated = {"type": "box", "source": placed, "target": placed}
+    else:
+        if mesh is None:
+            raise UserError("--control is mesh, but no --mesh is named; give its path relative to edit.json")
+        refuse_outside(path, "--mesh", mesh)
+        load_mesh(path.parent / mesh)
+        placed = {"mesh": mesh, "position": focus.tolist()}
+        stated = {"type": "mesh", "source": placed, "target": placed}
+    prompts = {"prompt": "the scene after the edit", "source_prompt": "the scene as it was captured"}
+    return PoseDocument(path, Edit.model_validate({**prompts, "control": stated}))
+
+
+def quaternion(rotation: Sequence[float]) -> NDArray:
+    """The quaternion (w, x, y, z) of a placement's rotation in degrees."""
+    return np.array(trimesh.transformations.quaternion_from_euler(*np.radians(rotation), axes="sxyz"))
+
+
+def degrees(wxyz: Sequence[float] | NDArray) -> list[float]:
+    """The inverse of `quaternion`."""
+    matrix = trimesh.transformations.quaternion_matrix(np.asarray(wxyz, dtype=float))
+    angles = np.degrees(np.array(trimesh.transformations.euler_from_matrix(matrix, axes="sxyz")))
+    return [round(float(angle), 4) for angle in angles]
+
+
+def pixel_under(views: Views, index: int, direction: Tensor) -> Tensor:
+    """The pixel (x, y) of a photo that a ray from its camera hits, where the photo is shown flat and undistorted.
+
+    Raises:
+        UserError: The ray misses the photo.
+    """
+    local = direction.to(views.c2w) @ views.c2w[index, :, :3]
+    if float(local[2]) >= 0:
+        raise UserError("the click does not hit the photo; look through it first")
+    height, width = views.size
+    focal = views.intrinsics[index, 1]
+    x, y = -local[0] / local[2] * focal + width / 2, local[1] / local[2] * focal + height / 2
+    if not (0 <= float(x) < width and 0 <= float(y) < height):
+        raise UserError("the click does not hit the photo; look through it first")
+    return torch.stack([x, y])

@@ -1,0 +1,1 @@
+"""One run of an edit: its plan, its stages, its files."""

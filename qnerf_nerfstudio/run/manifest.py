@@ -1,0 +1,106 @@
+"""What a run's edit/ folder is of: a run that goes on must not differ from it, and the report reads it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from qnerf_nerfstudio import __version__
+from qnerf_nerfstudio.common.errors import UserError
+from qnerf_nerfstudio.common.files import write_json
+from qnerf_nerfstudio.edit.schema import Edit
+from qnerf_nerfstudio.run.fingerprint import differences, flat_document
+from qnerf_nerfstudio.run.plan import Revision
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What one attempt at the edit is sampled with; a revision at the viewer may begin another one."""
+
+    prompt: str
+    """Target prompt."""
+    guidance_scale: Annotated[float, Field(ge=1, allow_inf_nan=False)]
+    """Classifier-free guidance scale."""
+
+
+class Manifest(BaseModel):
+    """The contents of edit/manifest.json."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: str
+    """Version of qnerf-nerfstudio that began the run."""
+    plan: str
+    """Hash of the plan before any revision."""
+    settings: dict[str, str]
+    """Settings that the result depends on, by the name of their option."""
+    photos: dict[str, str]
+    """Hashes of the photos' contents by their names."""
+    edit: Edit
+    """The edit."""
+    views: list[str]
+    """File names of all views, training views first."""
+    paths: list[str]
+    """Where their photos are."""
+    training_views: Annotated[int, Field(ge=1)]
+    """Number of training views."""
+    image_size: tuple[int, int]
+    """Height and width of the images that are edited."""
+    revisions: tuple[Revision, ...] = ()
+    """Changes of the plan, in their order."""
+    attempts: Annotated[tuple[Attempt, ...], Field(min_length=1)]
+    """What each attempt is sampled with."""
+
+    def write(self, path: Path) -> None:
+        """Write it whole or not at all."""
+        write_json(path, self.model_dump(mode="json"))
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a manifest back.
+
+    Raises:
+        UserError: It is damaged, or another version wrote it.
+    """
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "the document"
+        raise UserError(
+            f"{path} is damaged, or written by another version of qnerf-nerfstudio than {__version__} ({field}: "
+            f"{first['msg']}); edit the scene again under another --timestamp"
+        ) from error
+
+
+def refuse_other(folder: Path, begun: Manifest, settings: dict[str, str], photos: dict[str, str], edit: Edit) -> None:
+    """Refuse to go on with what was not begun.
+
+    Args:
+        folder: The run's edit/ folder.
+        begun: What it is of.
+        settings: Settings of the run that is to go on.
+        photos: Hashes of its photos.
+        edit: Its edit.
+
+    Raises:
+        UserError: Version, settings, photos or edit differ; the message names what does.
+    """
+    if begun.version.split(".")[:2] != __version__.split(".")[:2]:
+        raise UserError(
+            f"{folder} was begun by qnerf-nerfstudio {begun.version}, this is {__version__}; go on with pip install "
+            f"qnerf-nerfstudio=={begun.version}, or edit the scene again under another --timestamp"
+        )
+    stated = [flat_document("edit", each.model_dump(mode="json")) for each in (begun.edit, edit)]
+    compared = {
+        "settings": (begun.settings, settings),
+        "edit.json": (stated[0], stated[1]),
+        "photos": (begun.photos, photos),
+    }
+    for name, (before, now) in compared.items():
+        if different := differences(before, now):
+            raise UserError(
+                f"{folder} was begun with other {name}: {different}; go on with those that it was begun with, or start "
+                f"another edit under another --timestamp"
+            )

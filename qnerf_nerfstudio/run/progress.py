@@ -1,0 +1,187 @@
+"""How far a run is, what it cost so far, and what remains."""
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from nerfstudio.utils.rich_utils import CONSOLE
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from torch import Tensor
+
+from qnerf_nerfstudio.common.files import write_json
+from qnerf_nerfstudio.run.plan import Plan, Task
+
+REPORT_EVERY = 20.0
+"""Seconds between two lines in the terminal."""
+MEMORY = 0.95
+"""Decay of a task's mean time, per training step."""
+NOTE_EVERY = 10
+"""Training steps between two points of the loss curves."""
+LONE_TASKS = (Task.SOURCE, Task.FIT, Task.FINAL)
+"""Tasks that train the field and do nothing else."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a run is."""
+
+    stage: int
+    """Number of the stage, from 1."""
+    stages: int
+    """Number of all stages."""
+    description: str
+    """The stage in words."""
+    timestep: str
+    """The diffusion timestep in words, empty in stages without one."""
+    share: float
+    """Share of the stage's training steps that are done, 0 to 1."""
+    stage_left: float | None
+    """Seconds to the end of the stage; None before the first step is timed."""
+    left: float | None
+    """Seconds to the end of the run."""
+
+    def __str__(self) -> str:
+        """One line."""
+        parts = [f"stage {self.stage} of {self.stages}: {self.description}"]
+        if self.timestep:
+            parts.append(self.timestep)
+        if self.stage_left is not None and self.left is not None:
+            parts.append(f"{in_words(self.stage_left)} left in it, {in_words(self.left)} in all")
+        return " · ".join(parts)
+
+
+class Progress:
+    """Times the training steps of a run, and tells what remains.
+
+    Args:
+        clock: Seconds from any fixed time on.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.seconds: dict[str, float] = {}
+        """Time spent in each stage so far, by its description."""
+        self.losses: list[dict[str, float]] = []
+        """Points of the loss curves: "step", "stage" (from 1), and the losses by name."""
+        self._clock = clock
+        self._means: dict[Task, float] = {}
+        self._last: tuple[float, Task, str] | None = None
+        self._printed = float("-inf")
+
+    def step(self, plan: Plan, step: int) -> Status:
+        """Note that training step `step` begins."""
+        now, item = self._clock(), plan.at(step)
+        number = plan.stage_at(step)
+        stage = plan.stages[number]
+        if self._last is not None:
+            started, task, description = self._last
+            took = now - started
+            self.seconds[description] = self.seconds.get(description, 0.0) + took
+            self._means[task] = MEMORY * self._means.get(task, took) + (1 - MEMORY) * took
+        self._last = (now, item.task, stage.description)
+        timestep = ""
+        if stage.indices:
+            timestep = f"timestep {min(item.index + 1, plan.config.num_steps)} of {plan.config.num_steps}"
+        ahead: defaultdict[Task, int] = defaultdict(int)
+        for later, each in enumerate(plan.stages[number:], number):
+            ahead[each.task] += plan.starts[later + 1] - max(step, plan.starts[later])
+        stage_steps = plan.starts[number + 1] - step
+        return Status(
+            stage=number + 1,
+            stages=len(plan.stages),
+            description=stage.description,
+            timestep=timestep,
+            share=1 - max(0, stage_steps) / stage.length,
+            stage_left=self._estimate({stage.task: stage_steps}),
+            left=self._estimate(ahead),
+        )
+
+    def note_losses(self, plan: Plan, step: int, losses: Mapping[str, Tensor]) -> None:
+        """Keep the losses of a training step for the curves, of some steps."""
+        if step % NOTE_EVERY == 0:
+            values = {name: float(loss.detach()) for name, loss in losses.items()}
+            self.losses.append({"step": step, "stage": plan.stage_at(step) + 1, **values})
+
+    def save(self, folder: Path) -> None:
+        """Write seconds.json and curves.json."""
+        write_json(folder / "seconds.json", dict(self.seconds))
+        write_json(folder / "curves.json", {"losses": self.losses})
+
+    def load(self, folder: Path, step: int) -> None:
+        """Go on with what `save` wrote, for a run that resumes at training step `step`."""
+        for name in ("seconds", "curves"):
+            path = folder / f"{name}.json"
+            if path.exists():
+                document = json.loads(path.read_text())
+                if name == "seconds":
+                    self.seconds = document
+                else:
+                    self.losses = [each for each in document["losses"] if each["step"] < step]
+
+    def finish(self) -> None:
+        """Note that the last training step ended."""
+        if self._last is not None:
+            started, _, description = self._last
+            self.seconds[description] = self.seconds.get(description, 0.0) + self._clock() - started
+            self._last = None
+
+    def interrupted(self) -> None:
+        """Forget when the last step began: what follows it is no work, such as a pause."""
+        self._last = None
+
+    def show(self, status: Status) -> None:
+        """Print a line where a stage begins, and now and then within it."""
+        now = self._clock()
+        if status.share > 0 and now - self._printed < REPORT_EVERY:
+            return
+        self._printed = now
+        line = Table.grid(padding=(0, 1))
+        line.add_row(ProgressBar(total=1.0, completed=status.share, width=24), str(status))
+        CONSOLE.print(line)
+
+    def _estimate(self, steps: dict[Task, int]) -> float | None:
+        """Seconds for numbers of steps of each task; tasks not timed yet take the mean of those like them."""
+        if not self._means:
+            return None
+
+        def seconds(task: Task) -> float:
+            if task in self._means:
+                return self._means[task]
+            like = [mean for each, mean in self._means.items() if (each in LONE_TASKS) == (task in LONE_TASKS)]
+            known = like or list(self._means.values())
+            return sum(known) / len(known)
+
+        return sum(count * seconds(task) for task, count in steps.items())
+
+
+def in_words(seconds: float) -> str:
+    """A duration as a person says it."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def summary(run: Path, seconds: dict[str, float]) -> Panel:
+    """What a finished run made, where it is, and what each stage cost.
+
+    Args:
+        run: Folder of the run, the one with config.yml.
+        seconds: Time spent in each stage, by its description.
+    """
+    table = Table(show_header=False, box=None)
+    for description, spent in seconds.items():
+        table.add_row(description, in_words(spent))
+    table.add_row("in all", in_words(sum(seconds.values())))
+    config = run / "config.yml"
+    table.add_row("edited views", f"{run / 'edit/images'}")
+    table.add_row("report", f"{run / 'report.html'}")
+    table.add_row("as a dataset", f"ns-train nerfacto --data {run / 'edit'}")
+    table.add_row("look around", f"ns-viewer --load-config {config}")
+    table.add_row("video", f"ns-render interpolate --load-config {config} --output-path {run / 'edited.mp4'}")
+    return Panel(table, title="edit finished", expand=False)

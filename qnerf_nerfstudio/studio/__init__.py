@@ -1,0 +1,1 @@
+"""What plugs into nerfstudio: pipeline, trainer, scheduler and viewer panel."""

@@ -1,0 +1,183 @@
+"""Nerfstudio's trainer, made safe to stop: checkpoints are whole or absent, and Ctrl-C ends a run between two steps."""
+
+import os
+import shlex
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Literal
+
+from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.utils import comms
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from qnerf_nerfstudio.common import ranks
+from qnerf_nerfstudio.common.errors import UserError, one_sentence
+
+
+@dataclass
+class QNerfTrainerConfig(TrainerConfig):
+    """nerfstudio's settings of a training run."""
+
+    _target: type = field(default_factory=lambda: QNerfTrainer)
+
+    def save_config(self) -> None:
+        """Write config.yml, unless it is that of a run which this one may not go on with."""
+        # Nerfstudio writes it before anything is checked; the length of the plan is set when everything is.
+        begun = (self.get_base_dir() / "edit/manifest.json").exists()
+        with one_sentence():
+            if begun and self.max_num_iterations == 0:
+                if self.load_dir is None and self.load_checkpoint is None and checkpoints(self.get_checkpoint_dir()):
+                    raise UserError(
+                        f"{self.get_base_dir()} already holds an edit; go on with it by --load-dir "
+                        f"{self.get_checkpoint_dir()}, or start another one under another --timestamp"
+                    )
+                return
+            try:
+                super().save_config()
+            except OSError as error:
+                raise UserError(
+                    f"--output-dir: cannot write to {self.get_base_dir()} ({error.strerror}); choose a folder that "
+                    f"you may write to, on a disk with free space"
+                ) from error
+
+
+class QNerfTrainer(Trainer):
+    """Nerfstudio's trainer for runs that are stopped and go on."""
+
+    config: QNerfTrainerConfig
+    interrupted: bool = False
+    """Whether somebody asked the run to stop after the training step at hand."""
+
+    def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
+        """Set up the run; one that was killed before its first checkpoint begins again."""
+        folder = self.config.load_dir
+        if folder is not None and self.config.load_step is None and not checkpoints(folder):
+            with one_sentence():
+                if folder.absolute() != self.checkpoint_dir.absolute():
+                    raise UserError(
+                        f"--load-dir: {folder} holds no checkpoint; give the nerfstudio_models folder of the run that "
+                        f"was stopped"
+                    )
+            CONSOLE.print(f"{folder} holds no checkpoint yet: the run begins with its first step.", soft_wrap=True)
+            self.config.load_dir = None
+        super().setup(test_mode)
+
+    def train(self) -> None:
+        """Train; Ctrl-C stops after the training step at hand, a second one at once."""
+        with self._interruptible():
+            super().train()
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            # Python delivers signals to the main thread alone.
+            yield
+            return
+        before = signal.signal(signal.SIGINT, self._interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self.interrupted or self.training_state == "completed":
+            raise KeyboardInterrupt
+        self.interrupted = True
+        # A paused loop would not come to its next step.
+        self.training_state = "training"
+        CONSOLE.print("Stopping after this training step; once more stops at once, from the last checkpoint.")
+
+    def heed_interrupt(self, step: int, total: int) -> None:
+        """End the program before training step `step` of `total` if somebody asked for it, with all of it saved."""
+        if not ranks.told(self.interrupted, self.pipeline.device):
+            return
+        if step > 0:
+            self.save_checkpoint(step - 1)
+        CONSOLE.print(
+            f"Stopped before training step {step} of {total}, everything is saved. Go on with: "
+            f"{resume_command(self.config)}",
+            soft_wrap=True,
+            markup=False,
+        )
+        sys.exit(130)
+
+    @contextmanager
+    def told_where_it_ends(self, step: int) -> Iterator[None]:
+        """End the program with one sentence where training step `step` cannot be done; those before it are saved."""
+        try:
+            yield
+        except FloatingPointError as error:
+            if step > 0:
+                self.save_checkpoint(step - 1)
+            reason = f"{error}; what was done before is saved"
+        except (OSError, UserError) as error:
+            reason = str(error)
+        else:
+            return
+        with one_sentence(1):
+            raise UserError(f"{reason}; go on with: {resume_command(self.config)}")
+
+    def save_checkpoint(self, step: int) -> None:
+        """Write a checkpoint whole or not at all; only then older ones go.
+
+        Args:
+            step: The last training step that it holds.
+        """
+        if not comms.is_main_process():
+            return
+        name = f"step-{step:09d}.ckpt"
+        kept, self.checkpoint_dir = self.checkpoint_dir, self.base_dir / "unfinished"
+        try:
+            super().save_checkpoint(step)
+            kept.mkdir(parents=True, exist_ok=True)
+            os.replace(self.checkpoint_dir / name, kept / name)
+        except (OSError, RuntimeError) as error:
+            # torch reports a full disk as a RuntimeError.
+            with one_sentence(1):
+                raise UserError(
+                    f"cannot write a checkpoint to {kept} ({str(error).splitlines()[0]}); earlier results are intact: "
+                    f"free some space, then go on with: {resume_command(self.config)}"
+                ) from error
+        finally:
+            shutil.rmtree(self.checkpoint_dir, ignore_errors=True)
+            self.checkpoint_dir = kept
+        if self.config.save_only_latest_checkpoint:
+            for each in checkpoints(kept):
+                if each.name != name:
+                    each.unlink()
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, none where there is no such folder."""
+    return sorted(folder.glob("step-*.ckpt"))
+
+
+def resume_command(config: TrainerConfig) -> str:
+    """The command that a run goes on with: the one that it was begun with, and where its files are."""
+    where = {
+        "--output-dir": config.output_dir,
+        "--experiment-name": config.experiment_name,
+        "--timestamp": config.timestamp,
+        "--load-dir": config.get_checkpoint_dir(),
+    }
+    words = sys.argv if Path(sys.argv[0]).name == "ns-train" else ["", config.method_name, "--data", str(config.data)]
+    kept: list[str] = []
+    skip = False
+    for word in words[2:]:
+        name = word.split("=")[0].replace("_", "-")
+        if name in where:
+            skip = "=" not in word
+        elif skip:
+            skip = False
+        else:
+            kept.append(word)
+    # Options of the run come before those of a dataparser that may be named at the end.
+    options = [str(word) for pair in where.items() for word in pair]
+    return shlex.join(["ns-train", words[1], *options, *kept])

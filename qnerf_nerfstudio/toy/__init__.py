@@ -1,0 +1,1 @@
+"""The procedural figure: its capture, the bundled editor, its training and scoring."""

@@ -1,0 +1,80 @@
+"""Quality of the bundled editor on bodies, poses and cameras that it was never trained on."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from qnerf_nerfstudio.common.images import to_unit
+from qnerf_nerfstudio.diffusion.editor import ControlNetEditor, Prompts, SourceBranch
+from qnerf_nerfstudio.diffusion.loading import load_editor
+from qnerf_nerfstudio.edit.schema import Kind
+from qnerf_nerfstudio.methods import qnerf_edit_tiny
+from qnerf_nerfstudio.studio.pipeline import QNerfPipelineConfig
+from qnerf_nerfstudio.toy.scoring import iou, psnr, silhouette
+from qnerf_nerfstudio.toy.training.data import HELD_OUT, Pair, render_pair
+from qnerf_nerfstudio.toy.training.models import IMAGE_SIZE
+
+
+def load_trained(folder: Path, device: str) -> ControlNetEditor:
+    """The editor in `folder`, set as qnerf-edit-tiny sets it."""
+    pipeline = qnerf_edit_tiny.config.pipeline
+    assert isinstance(pipeline, QNerfPipelineConfig)
+    return load_editor(replace(pipeline.editor, model=str(folder), controlnet=str(folder / "controlnet")), device)
+
+
+@torch.no_grad()
+def edit_pair(editor: ControlNetEditor, pairs: list[Pair]) -> torch.Tensor:
+    """Edit the first image of each pair into the pose of the second, view by view; images [V, 3, H, W] in [0, 1]."""
+    images, controls = (to_unit(torch.stack(list(column))).to(editor.device) for column in _columns(pairs))
+    text = torch.cat([editor.encode_prompt(pair.caption) for pair in pairs])
+    prompts = Prompts(text, text, editor.encode_prompt(""))
+    trajectory = editor.invert(editor.encode(images[:, 0]), text, controls[:, 0])
+    latents = trajectory[0]
+    for step in range(editor.num_steps):
+        source = SourceBranch(trajectory[step], controls[:, 0])
+        latents = editor.denoise_step(latents, step, prompts, controls[:, 1], source)
+    return editor.decode(latents).cpu()
+
+
+def _columns(pairs: list[Pair]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    return [pair.images for pair in pairs], [pair.controls for pair in pairs]
+
+
+def evaluate(
+    editor: ControlNetEditor, console: Console, count: int, sheet: Path | None, kind: Kind = "openpose"
+) -> dict[str, float]:
+    """Print and return the figures over `count` held-out pairs with such controls; write a sheet of the first ones.
+
+    Figures: silhouette IoU with the truth, PSNR inside the union of both silhouettes and over the whole image, PSNR of
+    copying the source (what doing nothing scores), and PSNR of the VAE's round trip.
+    """
+    pairs = [render_pair(HELD_OUT + i, IMAGE_SIZE, with_room=True, kind=kind) for i in range(count)]
+    edited = torch.cat([edit_pair(editor, pairs[start : start + 8]) for start in range(0, count, 8)])
+    sources, truths = (to_unit(torch.stack([pair.images[i] for pair in pairs])) for i in (0, 1))
+    rooms = to_unit(torch.stack([pair.room for pair in pairs if pair.room is not None]))
+    found = silhouette(edited, rooms, torch.stack([pair.palette for pair in pairs]))
+    unions = torch.stack([pair.masks.any(0) for pair in pairs])
+    round_trip = torch.cat([editor.decode(editor.encode(part.to(editor.device))).cpu() for part in truths.split(8)])
+    figures = {
+        "silhouette IoU": iou(found, torch.stack([pair.masks[1] for pair in pairs])).mean(),
+        "PSNR in the union, dB": psnr(edited, truths, unions).mean(),
+        "the same of the source, dB": psnr(sources, truths, unions).mean(),
+        "PSNR whole image, dB": psnr(edited, truths, None).mean(),
+        "VAE round trip, dB": psnr(round_trip, truths, None).mean(),
+    }
+    table = Table("figure", "value", title=f"{count} held-out pairs, {kind} controls")
+    for name, value in figures.items():
+        table.add_row(name, f"{value:.3f}")
+    console.print(table)
+    if sheet is not None:
+        controls = to_unit(torch.stack([pair.controls[1] for pair in pairs]))
+        rows = torch.cat([torch.cat(list(part[:8]), dim=-1) for part in (sources, controls, edited, truths)], dim=-2)
+        sheet.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((rows.movedim(0, -1).numpy() * 255).round().astype(np.uint8)).save(sheet)
+        console.print(f"source, control, edited and truth by rows: {sheet}")
+    return {name: round(float(value), 4) for name, value in figures.items()}
