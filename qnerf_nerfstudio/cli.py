@@ -7,58 +7,10 @@ from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
-from rich.markup import escape
 
-from qnerf_nerfstudio.common.errors import UserError
-from qnerf_nerfstudio.toy.capture import CaptureConfig, write_capture
+from qnerf_nerfstudio.common.errors import UserError, print_error
+from qnerf_nerfstudio.toy.config import CaptureConfig
 from qnerf_nerfstudio.toy.training.config import TrainEditorConfig
-
-
-@dataclass
-class DemoScene:
-    """Write a procedural capture of an articulated figure, an edit of its pose, and the truth of that edit."""
-
-    out: tyro.conf.Positional[Path]
-    """New folder for the dataset."""
-    capture: Annotated[CaptureConfig, tyro.conf.arg(name="")] = field(default_factory=CaptureConfig)
-
-    def run(self, console: Console) -> None:
-        """Write the capture."""
-        write_capture(self.out, self.capture)
-        console.print(f"{self.capture.views} views in {self.out}, the true edited views in {self.out / 'truth'}")
-
-
-@dataclass
-class TrainEditor(TrainEditorConfig):
-    """Train the bundled editor from the procedural domain, or evaluate it."""
-
-    def run(self, console: Console) -> None:
-        """Train or evaluate."""
-        from qnerf_nerfstudio.toy.training.train import evaluate_editor, train_editor
-
-        if not self.evaluate:
-            train_editor(self, console)
-        evaluate_editor(self, console)
-
-
-@dataclass
-class Score:
-    """Score a finished run on a procedural capture against the true edited views."""
-
-    run_folder: tyro.conf.Positional[Path]
-    """The run's folder, the one with config.yml."""
-    data: tyro.conf.Positional[Path]
-    """The procedural capture that was edited."""
-    unedited: Path | None = None
-    """Folder of novel views rendered by a field of the unedited capture, to compare with."""
-    sheet: Path | None = None
-    """Write a contact sheet here."""
-
-    def run(self, console: Console) -> None:
-        """Print the figures."""
-        from qnerf_nerfstudio.toy.truth import score_run
-
-        score_run(self.run_folder, self.data, self.unedited, self.sheet, console)
 
 
 @dataclass
@@ -68,10 +20,9 @@ class Pose:
     data: Path
     """The capture, a nerfstudio dataset."""
     edit: Path | None = None
-    """The edit; by default edit.json in the data folder. Where there is none yet, it begins with a standing figure, a
-    box, or --mesh."""
+    """The edit, which need not exist yet; by default edit.json in the data folder."""
     control: Literal["skeleton", "box", "mesh"] = "skeleton"
-    """What a new edit begins with."""
+    """What a new edit begins with: a standing figure, a box, or --mesh."""
     mesh: str | None = None
     """Mesh file of a new edit, relative to edit.json."""
     host: str = "127.0.0.1"
@@ -110,7 +61,7 @@ class Doctor:
     """Check versions, methods, device, optional packages and model folders, and say what to do."""
 
     model: list[Path] = field(default_factory=list)
-    """Local model folders to look into, whole model sets or ControlNets."""
+    """Local model folders to check, whole model sets or ControlNets."""
 
     def run(self, console: Console) -> None:
         """Print what was found; the exit code is 1 where an edit cannot run."""
@@ -127,7 +78,7 @@ class Demo:
     out: tyro.conf.Positional[Path] = Path("demo")
     """New folder for everything that the demo makes."""
     seed: int = 7
-    """Seed of the capture. The default is a figure that stands out clearly from its room."""
+    """Seed of the capture."""
 
     def run(self, console: Console) -> None:
         """Run the demo."""
@@ -136,14 +87,76 @@ class Demo:
         run_demo(self.out, self.seed, console)
 
 
+@dataclass
+class ToyCapture:
+    """Write a procedural capture of an articulated figure, an edit of its pose, and the true edited views."""
+
+    out: tyro.conf.Positional[Path]
+    """New folder for the dataset."""
+    capture: Annotated[CaptureConfig, tyro.conf.arg(name="")] = field(default_factory=CaptureConfig)
+
+    def run(self, console: Console) -> None:
+        """Write the capture."""
+        from qnerf_nerfstudio.toy.capture import write_capture
+
+        write_capture(self.out, self.capture)
+        console.print(f"{self.capture.num_views} views in {self.out}, the true edited views in {self.out / 'truth'}")
+
+
+@dataclass
+class ToyTrain(TrainEditorConfig):
+    """Train the bundled editor from the procedural domain, or measure it."""
+
+    def run(self, console: Console) -> None:
+        """Train and measure, or only measure."""
+        from qnerf_nerfstudio.toy.training.train import evaluate_editor, train_editor
+
+        if not self.evaluate:
+            train_editor(self, console)
+        evaluate_editor(self, console)
+
+
+@dataclass
+class ToyScore:
+    """Score a finished run on a procedural capture against the true edited views."""
+
+    run_folder: tyro.conf.Positional[Path]
+    """The run's folder, the one with config.yml."""
+    data: tyro.conf.Positional[Path]
+    """The procedural capture that was edited."""
+    unedited: Path | None = None
+    """Folder of novel views rendered by a field of the unedited capture, to compare with."""
+    sheet: Path | None = None
+    """Write a contact sheet here."""
+
+    def run(self, console: Console) -> None:
+        """Print the figures."""
+        from qnerf_nerfstudio.toy.truth import score_run
+
+        score_run(self.run_folder, self.data, self.unedited, self.sheet, console)
+
+
+@dataclass
+class Toy:
+    """The procedural domain: write a capture, train the bundled editor, or score a run against the truth."""
+
+    command: (
+        Annotated[ToyCapture, tyro.conf.subcommand("capture")]
+        | Annotated[ToyTrain, tyro.conf.subcommand("train")]
+        | Annotated[ToyScore, tyro.conf.subcommand("score")]
+    )
+
+    def run(self, console: Console) -> None:
+        """Run the chosen command."""
+        self.command.run(console)
+
+
 Command = (
-    Annotated[DemoScene, tyro.conf.subcommand("demo-scene")]
-    | Annotated[TrainEditor, tyro.conf.subcommand("train-editor")]
-    | Annotated[Demo, tyro.conf.subcommand("demo")]
+    Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     | Annotated[Pose, tyro.conf.subcommand("pose")]
     | Annotated[Report, tyro.conf.subcommand("report")]
-    | Annotated[Score, tyro.conf.subcommand("score")]
+    | Annotated[tyro.conf.OmitSubcommandPrefixes[tyro.conf.OmitArgPrefixes[Toy]], tyro.conf.subcommand("toy")]
 )
 
 
@@ -154,5 +167,5 @@ def main() -> None:
     try:
         command.run(console)
     except (UserError, FileExistsError, ValueError) as error:
-        console.print(f"[bold red]qnerf:[/bold red] {escape(str(error))}", soft_wrap=True, highlight=False)
+        print_error("qnerf", error, console)
         sys.exit(2)

@@ -13,7 +13,7 @@ from packaging.version import Version
 from rich.console import Console
 from rich.table import Table
 
-from qnerf_nerfstudio.diffusion.config import BUNDLED_FOLDER
+from qnerf_nerfstudio.diffusion.bundled import BUNDLED_FOLDER
 
 PACKAGES = ("nerfstudio", "torch", "diffusers", "transformers", "safetensors", "viser", "tyro", "gsplat", "trimesh")
 METHODS = ("qnerf-edit", "qnerf-edit-small", "qnerf-edit-tiny")

@@ -8,7 +8,8 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
-from qnerf_nerfstudio.diffusion.config import BUNDLED, EditorConfig
+from qnerf_nerfstudio.diffusion.bundled import BUNDLED
+from qnerf_nerfstudio.diffusion.config import EditorConfig
 from qnerf_nerfstudio.field.datamanager import QNerfDataManagerConfig
 from qnerf_nerfstudio.field.model import QNerfModelConfig
 from qnerf_nerfstudio.studio.pipeline import QNerfPipelineConfig

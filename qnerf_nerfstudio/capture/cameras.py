@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn import functional as F
 
 _NEWTON_STEPS = 10
 
@@ -82,6 +83,28 @@ class Views:
         local = torch.stack([found[..., 0], -found[..., 1], -torch.ones_like(found[..., 0])], dim=-1)
         directions = local @ self.c2w[:, :, :3].mT
         return self.c2w[:, None, :, 3].expand_as(directions), directions
+
+
+def nearest_to_rays(
+    origins: Float[Tensor, "*batch N 3"], directions: Float[Tensor, "*batch N 3"]
+) -> Float[Tensor, "*batch 3"]:
+    """The points with the least sum of squared distances to N lines each, in double precision.
+
+    Args:
+        origins: A point on each line.
+        directions: Unit vectors along the lines.
+    """
+    origins, directions = origins.double(), directions.double()
+    across = torch.eye(3, dtype=torch.float64) - directions[..., :, None] * directions[..., None, :]
+    moments = (across @ origins[..., None]).sum(-3)
+    return (torch.linalg.pinv(across.sum(-3), hermitian=True) @ moments)[..., 0]
+
+
+def focus_of(views: Views) -> tuple[Float[Tensor, "3"], float]:
+    """The point closest to all optical axes, and the median distance of the cameras from it."""
+    centres = views.c2w[:, :, 3].double()
+    focus = nearest_to_rays(centres, F.normalize(-views.c2w[:, :, 2].double(), dim=-1))
+    return focus.float(), float((centres - focus).norm(dim=-1).median().clamp_min(1e-6))
 
 
 def invert_affine(affine: Float[Tensor, "3 4"]) -> Float[Tensor, "3 4"]:

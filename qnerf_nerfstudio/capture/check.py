@@ -12,10 +12,11 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import MAX_AUTO_RESOLUTIO
 from numpy.typing import NDArray
 from PIL import Image
 
+from qnerf_nerfstudio.capture.paths import transforms_path
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.common.files import is_inside
 from qnerf_nerfstudio.common.images import MAX_PIXELS, open_image
-from qnerf_nerfstudio.common.wording import reason, shown
+from qnerf_nerfstudio.common.wording import error_text, quoted
 
 LIMIT = 1e9
 """Numbers beyond this are mistakes: single precision would turn them, or their products, into infinities."""
@@ -48,7 +49,7 @@ def check_capture(data: Path, outside_paths: bool = False, downscale: int | None
         raise UserError(
             f"--pipeline.datamanager.dataparser.downscale-factor is {downscale}; expected at least 1, or leave it out"
         )
-    transforms = data if data.suffix == ".json" else data / "transforms.json"
+    transforms = transforms_path(data)
     if not data.exists():
         raise UserError(f"--data: {data} does not exist; name a capture's folder, as ns-process-data makes them")
     document = _read(transforms)
@@ -77,7 +78,8 @@ def _read(transforms: Path) -> dict[str, Any]:
         raise UserError(f"{transforms} is nested too deep; expected the transforms.json of ns-process-data") from error
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{transforms} is not valid JSON ({reason(error)}); write it again, or make it anew with ns-process-data"
+            f"{transforms} is not valid JSON ({error_text(error)}); write it again, or make it anew with "
+            f"ns-process-data"
         ) from error
     if not isinstance(document, dict):
         raise UserError(
@@ -136,7 +138,7 @@ def _check_camera(transforms: Path, document: dict[str, Any], frames: list[dict[
     model = document.get("camera_model", "OPENCV")
     if model not in CAMERA_MODELS:
         raise UserError(
-            f"{transforms}: camera_model is {shown(model)}, not a perspective one ({', '.join(CAMERA_MODELS)}); "
+            f"{transforms}: camera_model is {quoted(model)}, not a perspective one ({', '.join(CAMERA_MODELS)}); "
             f"undistort the photos to PINHOLE cameras first, for example with colmap image_undistorter"
         )
     for key in ("fl_x", "fl_y", "cx", "cy", "w", "h"):
@@ -150,11 +152,11 @@ def _check_camera(transforms: Path, document: dict[str, Any], frames: list[dict[
                 raise UserError(f"{transforms}: {where} is missing{hint}")
             if not _is_number(holder[key], 1e-6 if positive else -LIMIT):
                 kind = "positive number of pixels" if positive else "number of pixels"
-                raise UserError(f"{transforms}: {where} is {shown(holder[key])}; expected a {kind}")
+                raise UserError(f"{transforms}: {where} is {quoted(holder[key])}; expected a {kind}")
     for where, holder in [("", document), *((f"frames[{number}].", frame) for number, frame in enumerate(frames))]:
         for key in DISTORTION:
             if key in holder and not _is_number(holder[key]):
-                raise UserError(f"{transforms}: {where}{key} is {shown(holder[key])}; expected a number")
+                raise UserError(f"{transforms}: {where}{key} is {quoted(holder[key])}; expected a number")
         parameters = holder.get("distortion_params", [0] * 6)
         if not isinstance(parameters, list) or len(parameters) != 6 or not all(map(_is_number, parameters)):
             raise UserError(
@@ -200,7 +202,7 @@ def _check_placement(transforms: Path, document: dict[str, Any]) -> None:
     orientation = document.get("orientation_override", "up")
     if orientation not in ORIENTATIONS:
         raise UserError(
-            f"{transforms}: orientation_override is {shown(orientation)}; expected one of {', '.join(ORIENTATIONS)}"
+            f"{transforms}: orientation_override is {quoted(orientation)}; expected one of {', '.join(ORIENTATIONS)}"
         )
     if "applied_transform" in document:
         applied = document["applied_transform"]
@@ -211,7 +213,7 @@ def _check_placement(transforms: Path, document: dict[str, Any]) -> None:
             )
     if not _is_number(document.get("applied_scale", 1), 1e-9):
         raise UserError(
-            f"{transforms}: applied_scale is {shown(document['applied_scale'])}; expected a positive number"
+            f"{transforms}: applied_scale is {quoted(document['applied_scale'])}; expected a positive number"
         )
 
 
@@ -277,8 +279,8 @@ class _Files:
             for where, holder in _holders(document, frames, key):
                 if int(holder[key]) != length:
                     raise UserError(
-                        f"{self.transforms}: {where} is {shown(holder[key])}, but the photos are {_size(size)} pixels; "
-                        f"state their size, and fl_x, fl_y, cx and cy for it"
+                        f"{self.transforms}: {where} is {quoted(holder[key])}, but the photos are {_size(size)} "
+                        f"pixels; state their size, and fl_x, fl_y, cx and cy for it"
                     )
 
     def _check_masks(self, frames: list[dict[str, Any]], size: tuple[int, int]) -> None:
@@ -308,7 +310,7 @@ class _Files:
         """Check that file names are names, and stay in the capture's folder."""
         for name in names:
             if not isinstance(name, str) or not name.isprintable():
-                raise UserError(f"{self.transforms}: {key}: {shown(name)} is no path; expected one from {self.folder}")
+                raise UserError(f"{self.transforms}: {key}: {quoted(name)} is no path; expected one from {self.folder}")
             if not (self.outside or is_inside(self.folder, name)):
                 raise UserError(
                     f"{self.transforms}: {key}: {name} leads out of the capture's folder; put the file there, or allow "
@@ -363,7 +365,7 @@ class _Files:
             ) from error
         except Exception as error:  # Pillow's readers raise whatever broken files make them
             raise UserError(
-                f"{path} cannot be read as an image ({reason(error)}); copy or export it again, as PNG or JPEG"
+                f"{path} cannot be read as an image ({error_text(error)}); copy or export it again, as PNG or JPEG"
             ) from error
         if mode not in modes:
             raise UserError(

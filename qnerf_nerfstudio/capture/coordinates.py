@@ -8,6 +8,8 @@ from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.utils.io import load_from_json
 from torch import Tensor
 
+from qnerf_nerfstudio.capture.paths import transforms_path
+
 
 def dataset_to_scene(outputs: DataparserOutputs, data: Path) -> Float[Tensor, "3 4"]:
     """Takes points in the coordinates of transforms.json to the coordinates of the scene.
@@ -20,7 +22,7 @@ def dataset_to_scene(outputs: DataparserOutputs, data: Path) -> Float[Tensor, "3
         data: The dataset's folder, or its transforms file.
     """
     transform, scale = outputs.dataparser_transform.double(), float(outputs.dataparser_scale)
-    meta = load_from_json(data if data.suffix == ".json" else data / "transforms.json")
+    meta = load_from_json(transforms_path(data))
     applied = meta.get("applied_transform")
     if applied is None and (data / "colmap/sparse/0").exists():
         # nerfstudio's dataparser assumes this transform for such data.

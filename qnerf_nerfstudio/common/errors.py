@@ -1,4 +1,4 @@
-"""Errors that a user can mend, told in one sentence."""
+"""Errors that a user can mend, reported in one sentence."""
 
 import sys
 from collections.abc import Iterator
@@ -12,16 +12,21 @@ class UserError(ValueError):
     """Something the user gave cannot be used. The message is one sentence: what, where, expected, and the remedy."""
 
 
+def print_error(name: str, error: Exception, console: Console | None = None) -> None:
+    """Print an error as one sentence after the name of the program; what the user wrote is no markup."""
+    sentence = f"[bold red]{name}:[/bold red] {escape(str(error))}"
+    (console or Console()).print(sentence, soft_wrap=True, highlight=False)
+
+
 @contextmanager
-def one_sentence(code: int = 2) -> Iterator[None]:
-    """End the program with a user's error as one sentence in the place of a traceback.
+def exit_on_user_error(code: int = 2) -> Iterator[None]:
+    """End the program on a UserError, with its sentence instead of a traceback.
 
     Args:
-        code: Its exit code; 2 for what was wrong from the beginning, as for options, 1 for what went wrong meanwhile.
+        code: Exit code; 2 for what was wrong from the beginning, as for options, 1 for what went wrong later.
     """
     try:
         yield
     except UserError as error:
-        # What the user wrote may look like markup.
-        Console().print(f"[bold red]qnerf-edit:[/bold red] {escape(str(error))}", soft_wrap=True, highlight=False)
+        print_error("qnerf-edit", error)
         sys.exit(code)

@@ -13,7 +13,7 @@ from qnerf_nerfstudio.common.errors import UserError
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A temporary file to write, which takes the place of `path` at the end; a killed process leaves `path` as it was.
 
     Raises:
@@ -32,7 +32,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
     """Write JSON whole or not at all."""
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 

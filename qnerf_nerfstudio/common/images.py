@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from qnerf_nerfstudio.common.files import written_whole
+from qnerf_nerfstudio.common.files import atomic_write
 
 MAX_PIXELS = 100_000_000
 """Images with more pixels than this are refused by their header, before anything of them is decoded."""
@@ -52,14 +52,18 @@ def load_images(paths: list[Path]) -> list[Tensor]:
 
 def write_png(path: Path, image: Float[Tensor, "3 H W"]) -> None:
     """Write an image in [0, 1] whole or not at all."""
-    pixels = (image.movedim(0, -1) * 255).round().clamp(0, 255).byte().cpu().numpy()
-    with written_whole(path) as temporary:
-        Image.fromarray(pixels).save(temporary, format="PNG")
+    with atomic_write(path) as temporary:
+        Image.fromarray(to_bytes(image).cpu().numpy()).save(temporary, format="PNG")
 
 
 def to_unit(images: UInt8[Tensor, "*batch H W 3"]) -> Float[Tensor, "*batch 3 H W"]:
     """Bytes to [0, 1], channels first."""
     return images.movedim(-1, -3).float() / 255
+
+
+def to_bytes(images: Float[Tensor, "*batch C H W"]) -> UInt8[Tensor, "*batch H W C"]:
+    """[0, 1] to bytes, channels last: the inverse of `to_unit`."""
+    return (images.movedim(-3, -1) * 255).round().clamp(0, 255).byte()
 
 
 def resample(image: Float[Tensor, "C H W"], size: tuple[int, int]) -> Float[Tensor, "C h w"]:
@@ -69,7 +73,7 @@ def resample(image: Float[Tensor, "C H W"], size: tuple[int, int]) -> Float[Tens
     return F.interpolate(image[None], size, mode="bicubic", antialias=True, align_corners=False)[0].clamp(0, 1)
 
 
-def grow(masks: Bool[Tensor, "*batch H W"], reach: int) -> Bool[Tensor, "*batch H W"]:
+def dilate(masks: Bool[Tensor, "*batch H W"], reach: int) -> Bool[Tensor, "*batch H W"]:
     """Masks grown by `reach` pixels to all sides, by squares: along rows, then along columns."""
     grown = masks.reshape(-1, 1, *masks.shape[-2:]).float()
     for window, padding in (((1, 2 * reach + 1), (0, reach)), ((2 * reach + 1, 1), (reach, 0))):

@@ -1,4 +1,4 @@
-"""What the processes of a distributed run tell each other. In a run of one process nothing happens here."""
+"""What the processes of a distributed run share. In a run of one process nothing happens here."""
 
 from typing import TypeVar
 
@@ -9,20 +9,35 @@ from nerfstudio.utils import comms
 Value = TypeVar("Value")
 
 
-def wait() -> None:
+def rank() -> int:
+    """Number of this process, from 0."""
+    return comms.get_rank()
+
+
+def count() -> int:
+    """Number of processes."""
+    return comms.get_world_size()
+
+
+def is_main() -> bool:
+    """Whether this process prints and writes for all of them."""
+    return comms.is_main_process()
+
+
+def barrier() -> None:
     """Go on when every process has come here."""
-    if comms.get_world_size() > 1:
+    if count() > 1:
         comms.synchronize()
 
 
-def told(value: Value, device: torch.device) -> Value:
+def broadcast(value: Value, device: torch.device) -> Value:
     """The main process's value, in every process.
 
     Args:
         value: The value of this process, which only counts in the main one.
         device: The process's own device, which NCCL sends from.
     """
-    if comms.get_world_size() == 1:
+    if count() == 1:
         return value
     values = [value]
     dist.broadcast_object_list(values, src=0, device=device)

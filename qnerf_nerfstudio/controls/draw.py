@@ -8,17 +8,17 @@ from torch import Tensor
 
 from qnerf_nerfstudio.capture.cameras import Views, transform_points
 from qnerf_nerfstudio.common.errors import UserError
-from qnerf_nerfstudio.common.images import grow, to_unit
+from qnerf_nerfstudio.common.images import dilate, to_unit
 from qnerf_nerfstudio.controls.images import load_control_images
 from qnerf_nerfstudio.controls.skeleton import draw_skeleton
 from qnerf_nerfstudio.controls.solids import (
     MAX_FACES,
     box_mesh,
-    cast,
     depth_images,
     load_mesh,
     normal_images,
     placement_matrix,
+    raycast,
     transform_mesh,
 )
 from qnerf_nerfstudio.edit.schema import (
@@ -113,7 +113,7 @@ def _solids(
                 f"{folder / 'edit.json'}: control.parts: the meshes of {key} have {faces} triangles in all, at most "
                 f"{MAX_FACES} are drawn; simplify the proxies"
             )
-        surfaces.append(cast(views, meshes))
+        surfaces.append(raycast(views, meshes))
     if control_kind(parts[0]) == "normal":
         source, target = normal_images(views, surfaces)
     else:
@@ -121,6 +121,6 @@ def _solids(
     return source, target
 
 
-def changed(source: Images, target: Images) -> Bool[Tensor, "V H W"]:
+def differing_pixels(source: Images, target: Images) -> Bool[Tensor, "V H W"]:
     """Where control images of source and target differ, grown by a tenth of the image: limbs are wider than bones."""
-    return grow((source - target).abs().amax(1) > 0.02, max(1, min(source.shape[-2:]) // 10))
+    return dilate((source - target).abs().amax(1) > 0.02, max(1, min(source.shape[-2:]) // 10))

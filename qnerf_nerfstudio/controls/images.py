@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.common.images import MAX_PIXELS, open_image
-from qnerf_nerfstudio.common.wording import reason
+from qnerf_nerfstudio.common.wording import error_text
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -38,7 +38,7 @@ def load_control_images(
     try:
         files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
     except OSError as error:
-        raise UserError(f"{what}: {folder} cannot be read ({reason(error)}); make it readable") from error
+        raise UserError(f"{what}: {folder} cannot be read ({error_text(error)}); make it readable") from error
     found = {path.stem: path for path in files}
     missing = [name for name in names if Path(name).stem not in found]
     if missing or len(found) != len(names):
@@ -61,4 +61,4 @@ def _read(path: Path, size: tuple[int, int], what: str) -> UInt8[Tensor, "H W 3"
             f"{what}: {path} has more than {MAX_PIXELS // 10**6} megapixels; scale it down to the photo's size"
         ) from error
     except Exception as error:  # Pillow's readers raise whatever their parsers do
-        raise UserError(f"{what}: {path} cannot be read as an image ({reason(error)}); export it again") from error
+        raise UserError(f"{what}: {path} cannot be read as an image ({error_text(error)}); export it again") from error

@@ -5,22 +5,22 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 from torch.nn import functional as F
 
 from qnerf_nerfstudio.capture.cameras import Views
+from qnerf_nerfstudio.common.console import CONSOLE
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.controls.images import load_control_images
-from qnerf_nerfstudio.controls.region import Region, shape_region, visual_hull
+from qnerf_nerfstudio.controls.region import VoxelRegion, shape_region, visual_hull
 from qnerf_nerfstudio.edit.schema import BoxRegion, Edit, Everywhere, SphereRegion
 
 
 @dataclass(frozen=True)
-class Influence:
+class RegionOfInfluence:
     """Where an edit may change the scene, and its views."""
 
-    region: Region | None
+    voxels: VoxelRegion | None
     """The part of the scene; None: all of it."""
     masks: Bool[Tensor, "V H W"] | None
     """The pixels of every view, at the resolution of the control images; None: all of them."""
@@ -29,7 +29,7 @@ class Influence:
         """1 for the latents that see a pixel which may change, else 0."""
         return None if self.masks is None else F.max_pool2d(self.masks[:, None].float(), stride)
 
-    def seams(self, size: tuple[int, int], feather: float) -> Float[Tensor, "V 1 H W"] | None:
+    def blend_weights(self, size: tuple[int, int], feather: float) -> Float[Tensor, "V 1 H W"] | None:
         """Share of the edited view in every pixel: 1 inside, 0 outside, and a soft edge that lies inside.
 
         Args:
@@ -49,23 +49,23 @@ class Influence:
 
 
 def composite(
-    edited: Float[Tensor, "V 3 H W"], photos: Float[Tensor, "V 3 H W"], seams: Float[Tensor, "V 1 H W"] | None
+    edited: Float[Tensor, "V 3 H W"], photos: Float[Tensor, "V 3 H W"], weights: Float[Tensor, "V 1 H W"] | None
 ) -> Float[Tensor, "V 3 H W"]:
-    """Edited views with the photos' own pixels where `seams` is 0."""
-    return edited if seams is None else torch.where(seams > 0, torch.lerp(photos, edited, seams), photos)
+    """Edited views with the photos' own pixels where `weights` is 0."""
+    return edited if weights is None else torch.where(weights > 0, torch.lerp(photos, edited, weights), photos)
 
 
-def find_influence(
+def find_region_of_influence(
     edit: Edit,
     folder: Path,
     views: Views,
     names: list[str],
     different: Bool[Tensor, "V H W"],
-    training: int,
+    num_train: int,
     to_scene: Float[Tensor, "3 4"],
     scene_box: Float[Tensor, "2 3"],
-) -> Influence:
-    """What edit.json says about where the edit may change the scene.
+) -> RegionOfInfluence:
+    """The region of influence that edit.json states.
 
     Args:
         edit: The edit.
@@ -73,7 +73,7 @@ def find_influence(
         views: Cameras of all views, in scene coordinates.
         names: File name of every view's photo.
         different: Where the control images of source and target differ.
-        training: Number of training views; they come first.
+        num_train: Number of training views; they come first.
         to_scene: Takes points of the dataset's coordinates to scene coordinates.
         scene_box: Lower and upper corner of the scene box.
 
@@ -81,10 +81,10 @@ def find_influence(
         UserError: Nothing that the control changes lies in the region, or masks are missing or leave nothing to change.
     """
     size = (different.shape[1], different.shape[2])
-    region = None
-    if not isinstance(edit.region, Everywhere) and different[:training].any():
-        region = visual_hull(views[:training], different[:training], scene_box)
-        if region is None:
+    voxels = None
+    if not isinstance(edit.region, Everywhere) and different[:num_train].any():
+        voxels = visual_hull(views[:num_train], different[:num_train], scene_box)
+        if voxels is None:
             CONSOLE.print(
                 "The control images change no part of the scene box that most views see: the edit may change all that "
                 "its region allows.",
@@ -92,13 +92,13 @@ def find_influence(
                 soft_wrap=True,
             )
     if isinstance(edit.region, BoxRegion | SphereRegion):
-        region = shape_region(edit.region, to_scene, region)
-        if not region.cells.any():
+        voxels = shape_region(edit.region, to_scene, voxels)
+        if not voxels.cells.any():
             raise UserError(
                 f"{folder / 'edit.json'}: region: the {edit.region.type} holds nothing of what the control changes; "
                 f"move or grow it, positions are in the coordinates of transforms.json"
             )
-    masks = None if region is None else region.seen(views.resized(size))
+    masks = None if voxels is None else voxels.seen(views.resized(size))
     if edit.masks is not None:
         stated = load_control_images(folder / edit.masks, names, size, what="masks").float().mean(-1) > 127
         masks = stated if masks is None else masks & stated
@@ -107,4 +107,4 @@ def find_influence(
             f"{folder / 'edit.json'}: region and masks leave no pixel of any view to change; masks are white where the "
             f"edit may be"
         )
-    return Influence(region, masks)
+    return RegionOfInfluence(voxels, masks)

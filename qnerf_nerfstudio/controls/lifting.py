@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from qnerf_nerfstudio.capture.cameras import Views
-from qnerf_nerfstudio.common.images import grow, to_unit
+from qnerf_nerfstudio.capture.cameras import Views, nearest_to_rays
+from qnerf_nerfstudio.common.images import dilate, to_unit
 from qnerf_nerfstudio.controls.skeleton import draw_skeleton
 from qnerf_nerfstudio.edit.openpose import OPENPOSE_BONES, OPENPOSE_COLOURS, OPENPOSE_JOINTS
 
@@ -72,7 +72,7 @@ def lift_skeleton(views: Views, images: Float[Tensor, "V 3 H W"]) -> LiftedSkele
         return None
     ends = {name for bone in bones for name in bone}
     skeleton = LiftedSkeleton({name: point for name, point in joints.items() if name in ends}, bones)
-    near = grow(skeleton.draw(views).amax(1) > DARK, round(tolerance))
+    near = dilate(skeleton.draw(views).amax(1) > DARK, round(tolerance))
     drawn = images.amax(1) > DARK
     return skeleton if (near & drawn).sum() >= EXPLAINED * drawn.sum() else None
 
@@ -120,13 +120,13 @@ def triangulate(views: Views, pixels: Float[Tensor, "V 2"], tolerance: float) ->
     directions = F.normalize(directions, dim=-1)
     pairs = torch.combinations(seen.nonzero()[:, 0])
     pairs = pairs[:: -(-len(pairs) // MAX_PAIRS)]
-    candidates = _nearest_to_rays(origins[pairs], directions[pairs])
+    candidates = nearest_to_rays(origins[pairs], directions[pairs]).float()
     points = candidates[_errors(views, pixels, candidates, tolerance)[seen].square().sum(0).argmin()]
     for _ in range(2):
         agreeing = seen & (_errors(views, pixels, points[None], tolerance)[:, 0] < tolerance)
         if agreeing.sum() < max(MIN_VIEWS, AGREEING * seen.sum()):
             return None
-        points = _nearest_to_rays(origins[agreeing], directions[agreeing])
+        points = nearest_to_rays(origins[agreeing], directions[agreeing]).float()
     return points
 
 
@@ -137,16 +137,6 @@ def _errors(
     projected, valid = views.project(points)
     errors = (projected - pixels[:, None]).norm(dim=-1).clamp_max(limit)
     return torch.where(valid & ~errors.isnan(), errors, limit)
-
-
-def _nearest_to_rays(
-    origins: Float[Tensor, "*batch N 3"], directions: Float[Tensor, "*batch N 3"]
-) -> Float[Tensor, "*batch 3"]:
-    """The points with the least sum of squared distances to N lines each."""
-    across = torch.eye(3) - directions[..., :, None] * directions[..., None, :]
-    across, origins = across.double(), origins.double()
-    moments = (across @ origins[..., None]).sum(-3)
-    return (torch.linalg.pinv(across.sum(-3), hermitian=True) @ moments)[..., 0].float()
 
 
 def _is_drawn(

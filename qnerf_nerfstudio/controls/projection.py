@@ -4,41 +4,42 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxtyping import Float
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from qnerf_nerfstudio.capture.cameras import Views
-from qnerf_nerfstudio.capture.coordinates import dataset_to_scene
-from qnerf_nerfstudio.controls.draw import changed, control_images
-from qnerf_nerfstudio.controls.influence import Influence, find_influence
+from qnerf_nerfstudio.common.console import CONSOLE
+from qnerf_nerfstudio.controls.draw import control_images, differing_pixels
+from qnerf_nerfstudio.controls.influence import RegionOfInfluence, find_region_of_influence
 from qnerf_nerfstudio.controls.lifting import lift_skeleton
 from qnerf_nerfstudio.edit.schema import Edit, Everywhere, ImagesControl, control_kind
-from qnerf_nerfstudio.field.datamanager import QNerfDataManager
-from qnerf_nerfstudio.field.model import QNerfModel
 
 
 @dataclass(frozen=True)
 class ProjectedEdit:
     """An edit in all views, training views first."""
 
-    views: Views
-    """Their cameras, in scene coordinates."""
-    names: list[str]
-    """File names of their photos."""
     source: Float[Tensor, "V 3 H W"]
     """Control images of the captured scene, in [0, 1]."""
     target: Float[Tensor, "V 3 H W"]
-    """Control images of the edited scene."""
-    changes: bool
+    """Control images of the edited scene, in [0, 1]."""
+    has_changes: bool
     """Whether the control changes anything."""
-    influence: Influence
+    influence: RegionOfInfluence
     """Where the edit may change the scene and its views."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the control images."""
+        return self.source.shape[-2], self.source.shape[-1]
 
 
 def project_edit(
     edit: Edit,
     folder: Path,
-    data: QNerfDataManager,
+    views: Views,
+    names: list[str],
+    num_train: int,
+    to_scene: Float[Tensor, "3 4"],
     size: tuple[int, int],
     scene_box: Float[Tensor, "2 3"],
     restrict: bool = True,
@@ -49,7 +50,10 @@ def project_edit(
     Args:
         edit: The edit.
         folder: Folder of edit.json, that relative paths start from.
-        data: The capture.
+        views: Cameras of all views in scene coordinates, training views first.
+        names: File name of every view's photo.
+        num_train: Number of training views.
+        to_scene: Takes points of the dataset's coordinates to scene coordinates.
         size: Height and width of the control images.
         scene_box: Lower and upper corner of the scene box.
         restrict: False lets the edit change everything, whatever it states.
@@ -58,23 +62,21 @@ def project_edit(
     Raises:
         UserError: Control, region or masks do not fit the capture.
     """
-    views, names = data.views(), [path.name for path in data.filenames]
-    to_scene = dataset_to_scene(data.train_dataparser_outputs, Path(data.config.dataparser.data))
     source, target = control_images(edit, folder, views, names, to_scene, size)
     if lift and isinstance(edit.control, ImagesControl) and control_kind(edit.control) == "openpose":
-        source, target = _lift_controls(views.resized(size), source, target, data.num_train)
+        source, target = _lift_controls(views.resized(size), source, target, num_train)
     if not restrict:
         edit = edit.model_copy(update={"region": Everywhere(type="everywhere"), "masks": None})
-    different = changed(source, target)
-    influence = find_influence(edit, folder, views, names, different, data.num_train, to_scene, scene_box)
-    return ProjectedEdit(views, names, source, target, bool(different.any()), influence)
+    different = differing_pixels(source, target)
+    influence = find_region_of_influence(edit, folder, views, names, different, num_train, to_scene, scene_box)
+    return ProjectedEdit(source, target, bool(different.any()), influence)
 
 
 def _lift_controls(
-    views: Views, source: Float[Tensor, "V 3 H W"], target: Float[Tensor, "V 3 H W"], training: int
+    views: Views, source: Float[Tensor, "V 3 H W"], target: Float[Tensor, "V 3 H W"], num_train: int
 ) -> tuple[Float[Tensor, "V 3 H W"], Float[Tensor, "V 3 H W"]]:
     """Control images of the two skeletons that training views show; those given where they show no such skeletons."""
-    before, after = (lift_skeleton(views[:training], images[:training]) for images in (source, target))
+    before, after = (lift_skeleton(views[:num_train], images[:num_train]) for images in (source, target))
     if before is None or after is None:
         CONSOLE.print(
             f"The control images of the {'source' if before is None else 'target'} show no single OpenPose skeleton "
@@ -89,9 +91,3 @@ def _lift_controls(
         soft_wrap=True,
     )
     return before.draw(views), after.draw(views)
-
-
-def restrict_field(influence: Influence, data: QNerfDataManager, model: QNerfModel) -> None:
-    """Let edited views change the field only where the edit may; elsewhere the photos go on to teach it."""
-    model.region = None if influence.region is None else influence.region.to(model.device)
-    data.changed = None if influence.masks is None else influence.masks[: data.num_train]

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from qnerf_nerfstudio.capture.cameras import Views, invert_affine, transform_points
-from qnerf_nerfstudio.common.images import grow
+from qnerf_nerfstudio.common.images import dilate
 from qnerf_nerfstudio.controls.solids import placement_matrix
 from qnerf_nerfstudio.edit.schema import BoxRegion, SphereRegion
 
@@ -22,7 +22,7 @@ close to a few cameras is no change."""
 
 
 @dataclass(frozen=True)
-class Region:
+class VoxelRegion:
     """A part of the scene box as a grid of cells."""
 
     box: Float[Tensor, "2 3"]
@@ -40,7 +40,7 @@ class Region:
 
     def to(self, device: torch.device | str) -> "Region":
         """The same region on another device."""
-        return Region(self.box.to(device), self.cells.to(device))
+        return VoxelRegion(self.box.to(device), self.cells.to(device))
 
     def centres(self) -> Float[Tensor, "P 3"]:
         """Centres of the cells of the region."""
@@ -62,11 +62,13 @@ class Region:
             if kept.any():
                 distance = (centres[valid[0]][kept] - view.c2w[0, :, 3]).norm(dim=-1).quantile(0.1).clamp_min(1e-3)
                 reach = min(int(radius * float(view.intrinsics[0, :2].max()) / float(distance)) + 1, max(views.size))
-                masks[index] = grow(masks[index], reach)
+                masks[index] = dilate(masks[index], reach)
         return masks
 
 
-def shape_region(shape: BoxRegion | SphereRegion, to_scene: Float[Tensor, "3 4"], hull: Region | None) -> Region:
+def shape_region(
+    shape: BoxRegion | SphereRegion, to_scene: Float[Tensor, "3 4"], hull: VoxelRegion | None
+) -> VoxelRegion:
     """The cells of a box or a sphere, inside the hull of the control where there is one.
 
     Args:
@@ -81,16 +83,16 @@ def shape_region(shape: BoxRegion | SphereRegion, to_scene: Float[Tensor, "3 4"]
     matrix = to_scene @ own
     corners = transform_points(torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 3), matrix)
     box = torch.stack([corners.amin(0), corners.amax(0)])
-    region = Region(box, torch.ones(RESOLUTION, RESOLUTION, RESOLUTION, dtype=torch.bool))
+    region = VoxelRegion(box, torch.ones(RESOLUTION, RESOLUTION, RESOLUTION, dtype=torch.bool))
     centres = region.centres()
     local = transform_points(centres, invert_affine(matrix))
     inside = local.abs().amax(-1) <= 1 if isinstance(shape, BoxRegion) else local.norm(dim=-1) <= 1
     if hull is not None:
         inside = inside & hull.contains(centres)
-    return Region(box, inside.reshape(region.cells.shape))
+    return VoxelRegion(box, inside.reshape(region.cells.shape))
 
 
-def visual_hull(views: Views, changed: Bool[Tensor, "V h w"], box: Float[Tensor, "2 3"]) -> Region | None:
+def visual_hull(views: Views, changed: Bool[Tensor, "V h w"], box: Float[Tensor, "2 3"]) -> VoxelRegion | None:
     """The cells of the scene box that most of the views which see them see changed; None where there are none.
 
     Args:
@@ -109,9 +111,9 @@ def visual_hull(views: Views, changed: Bool[Tensor, "V h w"], box: Float[Tensor,
     return region
 
 
-def _agreeing(views: Views, changed: Bool[Tensor, "V h w"], box: Float[Tensor, "2 3"]) -> Region:
+def _agreeing(views: Views, changed: Bool[Tensor, "V h w"], box: Float[Tensor, "2 3"]) -> VoxelRegion:
     """The cells of a box that most views see changed."""
-    region = Region(box, torch.ones(RESOLUTION, RESOLUTION, RESOLUTION, dtype=torch.bool))
+    region = VoxelRegion(box, torch.ones(RESOLUTION, RESOLUTION, RESOLUTION, dtype=torch.bool))
     centres = region.centres()
     height, width = views.size
     seeing, seeing_change = torch.zeros(len(centres)), torch.zeros(len(centres))
@@ -127,4 +129,4 @@ def _agreeing(views: Views, changed: Bool[Tensor, "V h w"], box: Float[Tensor, "
     expected = AGREEING * seeing.clamp_min(SEEING * float(seeing_change.max()))
     # One view alone says nothing about where along its rays a change lies.
     agreeing = seeing_change >= expected.clamp_min(2)
-    return Region(box, agreeing.reshape(region.cells.shape))
+    return VoxelRegion(box, agreeing.reshape(region.cells.shape))

@@ -19,7 +19,7 @@ from trimesh.resolvers import FilePathResolver
 
 from qnerf_nerfstudio.capture.cameras import Views
 from qnerf_nerfstudio.common.errors import UserError
-from qnerf_nerfstudio.common.wording import reason
+from qnerf_nerfstudio.common.wording import error_text
 from qnerf_nerfstudio.edit.schema import LARGEST
 
 FARTHEST = 0.2
@@ -115,7 +115,7 @@ def _read_mesh(path: Path, changed: int) -> trimesh.Trimesh:
         mesh = scene.to_mesh() if 0 < faces <= MAX_FACES else None
     except Exception as error:  # trimesh's readers raise whatever their parsers do
         raise UserError(
-            f"mesh {path} cannot be read ({reason(error)}); export it again ({', '.join(MESH_FORMATS)})"
+            f"mesh {path} cannot be read ({error_text(error)}); export it again ({', '.join(MESH_FORMATS)})"
         ) from error
     if faces > MAX_FACES:
         raise UserError(f"mesh {path} has {faces} triangles, at most {MAX_FACES} are read; simplify the proxy")
@@ -160,7 +160,7 @@ def box_mesh() -> trimesh.Trimesh:
     return trimesh.creation.box()
 
 
-def cast(views: Views, meshes: Sequence[trimesh.Trimesh]) -> Surface:
+def raycast(views: Views, meshes: Sequence[trimesh.Trimesh]) -> Surface:
     """See meshes (in world coordinates) through every pixel of every view, lens distortion included."""
     height, width = views.size
     depth = torch.full((len(views), height * width), math.inf)

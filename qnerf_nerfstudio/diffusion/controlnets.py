@@ -1,10 +1,10 @@
 """Which ControlNet reads which control."""
 
 import re
-from typing import Literal
 
 from qnerf_nerfstudio.common.errors import UserError
-from qnerf_nerfstudio.diffusion.config import BUNDLED, EditorConfig
+from qnerf_nerfstudio.diffusion.bundled import BUNDLED, BUNDLED_KINDS
+from qnerf_nerfstudio.diffusion.config import EditorConfig
 
 AUTO = "auto"
 PUBLISHED = {
@@ -13,8 +13,6 @@ PUBLISHED = {
     "normal": "lllyasviel/control_v11p_sd15_normalbae",
 }
 """ControlNets for Stable Diffusion 1.5 on the hub, by what the control images show."""
-BUNDLED_KINDS: tuple[Literal["openpose", "depth"], ...] = ("openpose", "depth")
-"""What the bundled editor's ControlNet was trained to read."""
 _NAMED = {
     "openpose": "openpose",
     "pose": "openpose",

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,61 +11,15 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from qnerf_nerfstudio.diffusion.attention import AttentionState, KeysValues, attention, install
+from qnerf_nerfstudio.diffusion.conditions import Prompts, QueryTargets, SourceBranch, TextStates
 from qnerf_nerfstudio.diffusion.config import EditorConfig
-from qnerf_nerfstudio.diffusion.queries import QueryCodec, QueryMaps
+from qnerf_nerfstudio.diffusion.queries import Extraction, QueryMaps
 
 GRADIENT_SCALE = 2.0**10
 """Half precision would lose small gradients; only their direction is used, so the scale cancels."""
 
 Images = Float[Tensor, "V 3 H W"]
 Latents = Float[Tensor, "V C h w"]
-TextStates = Float[Tensor, "1 L D"]
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """Encoded prompts of an edit."""
-
-    source: TextStates
-    """Describes the captured scene; used for inversion and the source branch."""
-    target: TextStates
-    """Describes the edited scene."""
-    negative: TextStates
-    """What classifier-free guidance steers away from."""
-
-
-@dataclass(frozen=True)
-class SourceBranch:
-    """The captured view at the timestep at hand, whose keys and values are injected."""
-
-    latents: Latents
-    """Its latents on the source trajectory."""
-    controls: Images
-    """Its control images in [0, 1]."""
-
-
-@dataclass(frozen=True)
-class QueryTargets:
-    """Rendered queries that the edited views are drawn to."""
-
-    codec: QueryCodec
-    """The code that they are stated in."""
-    codes: dict[str, Float[Tensor, "V H W K"]]
-    """Rendered codes by layer."""
-    confidence: Float[Tensor, "V"]
-    """How far each view is to be trusted to its targets, 0 to 1; scales the steps of guidance."""
-    clean: Latents | None = None
-    """Clean latents of the field's render of each view; None draws to the queries alone."""
-
-
-@dataclass(frozen=True)
-class Extraction:
-    """What the field learns from a chunk of views."""
-
-    queries: QueryMaps
-    """Self-attention queries of every chosen layer, float32."""
-    preview: Images
-    """The decoded prediction of the clean image, in [0, 1]."""
 
 
 class ControlNetEditor:
@@ -74,7 +27,7 @@ class ControlNetEditor:
 
     All tensors go in and come out as float32 on the editor's device; the cast to the models' precision happens in
     `_predict`, `encode` and `decode` alone. Timesteps are counted by index: latents with index 0 are the noisiest,
-    those with index `num_steps` are clean, and step i leads from index i to i + 1.
+    those with index `num_steps` are clean, and the step at index i leads to i + 1.
 
     Args:
         vae: The autoencoder.
@@ -193,16 +146,16 @@ class ControlNetEditor:
         return (self.vae.decode(scaled).sample.float() / 2 + 0.5).clamp(0, 1)
 
     @torch.no_grad()
-    def invert_step(self, latents: Latents, step: int, prompt: TextStates, controls: Images) -> Latents:
-        """One DDIM inversion step, from index step + 1 (cleaner) to `step` (noisier), at guidance scale 1.
+    def invert_step(self, latents: Latents, index: int, prompt: TextStates, controls: Images) -> Latents:
+        """One DDIM inversion index, from index index + 1 (cleaner) to `index` (noisier), at guidance scale 1.
 
         With more than one iteration the noise is predicted again at the noisier latents just found, which makes the
         step the inverse of the denoising step up to the iteration's error (fixed-point inversion).
         """
-        timestep = int(self.scheduler.timesteps[step])
+        timestep = int(self.scheduler.timesteps[index])
         noisier = latents
         for iteration in range(self.config.inversion_iterations):
-            prediction = self._predict(noisier, step, prompt, controls, AttentionState())
+            prediction = self._predict(noisier, index, prompt, controls, AttentionState())
             if iteration > 0:
                 prediction = self._restate(prediction, noisier, latents, timestep)
             noisier = self.inverse_scheduler.step(prediction, timestep, latents).prev_sample
@@ -211,8 +164,8 @@ class ControlNetEditor:
     def invert(self, clean: Latents, prompt: TextStates, controls: Images) -> list[Latents]:
         """The source trajectory of clean latents, noisiest first: entry i holds the latents at index i."""
         trajectory = [clean]
-        for step in range(self.num_steps - 1, -1, -1):
-            trajectory.insert(0, self.invert_step(trajectory[0], step, prompt, controls))
+        for index in range(self.num_steps - 1, -1, -1):
+            trajectory.insert(0, self.invert_step(trajectory[0], index, prompt, controls))
         return trajectory
 
     def _restate(self, prediction: Latents, noisier: Latents, cleaner: Latents, timestep: int) -> Latents:
@@ -231,41 +184,41 @@ class ControlNetEditor:
     def denoise_step(
         self,
         latents: Latents,
-        step: int,
+        index: int,
         prompts: Prompts,
         controls: Images,
         source: SourceBranch | None = None,
         targets: QueryTargets | None = None,
     ) -> Latents:
-        """One DDIM step of the edited views, from index `step` to step + 1.
+        """One DDIM step of the edited views, from index `index` to index + 1.
 
         Args:
-            latents: Latents of V edited views at index `step`.
-            step: Index of the timestep.
+            latents: Latents of V edited views at index `index`.
+            index: Index of the timestep.
             prompts: Encoded prompts.
             controls: Target control images in [0, 1].
             source: The same views on the source trajectory; None samples without appearance injection.
             targets: Rendered queries; None samples without consolidation.
 
         Returns:
-            Latents at index step + 1.
+            Latents at index index + 1.
         """
-        injected = source is not None and step >= round(self.config.injection_start * self.num_steps)
+        injected = source is not None and index >= round(self.config.injection_start * self.num_steps)
         if targets is not None and self.config.mode == "guidance" and self.config.guidance_strength > 0:
-            keys_values = self._source_keys_values(source, step, prompts) if injected and source else None
-            latents = self._guide(latents, step, prompts, controls, keys_values, targets)
+            keys_values = self._source_keys_values(source, index, prompts) if injected and source else None
+            latents = self._guide(latents, index, prompts, controls, keys_values, targets)
             settings = AttentionState(replayed=keys_values)
-            prediction = self._guided_prediction(latents, step, prompts, controls, None, settings)
+            prediction = self._guided_prediction(latents, index, prompts, controls, None, settings)
         else:
             settings = AttentionState(share_first=injected, source_first=injected)
             if targets is not None and self.config.mode != "guidance":
                 settings.edit_query = self._query_edit(targets)
             prediction = self._guided_prediction(
-                latents, step, prompts, controls, source if injected else None, settings
+                latents, index, prompts, controls, source if injected else None, settings
             )
-        timestep = int(self.scheduler.timesteps[step])
+        timestep = int(self.scheduler.timesteps[index])
         result = self.scheduler.step(prediction, timestep, latents)
-        if targets is None or targets.clean is None or step >= round(self.config.render_stop * self.num_steps):
+        if targets is None or targets.clean is None or index >= round(self.config.render_stop * self.num_steps):
             return result.prev_sample
         # DDIM adds predicted clean latents, scaled, to predicted noise; only the former are drawn to the render.
         drawn = self.config.render_weight * (targets.clean - result.pred_original_sample)
@@ -278,44 +231,36 @@ class ControlNetEditor:
 
     @torch.no_grad()
     def extract(
-        self, latents: Latents, step: int, prompts: Prompts, controls: Images, source: SourceBranch | None = None
+        self, latents: Latents, index: int, prompts: Prompts, controls: Images, source: SourceBranch | None = None
     ) -> Extraction:
-        """Query maps of the edited views at index `step`, and what their images look like so far."""
-        injected = source is not None and step >= round(self.config.injection_start * self.num_steps)
+        """Query maps of the edited views at index `index`, and what their images look like so far."""
+        injected = source is not None and index >= round(self.config.injection_start * self.num_steps)
         captured: dict[str, Tensor] = {}
         settings = AttentionState(share_first=injected, source_first=injected, captured=captured)
-        prediction = self._guided_prediction(latents, step, prompts, controls, source if injected else None, settings)
-        clean = self.scheduler.step(prediction, int(self.scheduler.timesteps[step]), latents).pred_original_sample
+        prediction = self._guided_prediction(latents, index, prompts, controls, source if injected else None, settings)
+        clean = self.scheduler.step(prediction, int(self.scheduler.timesteps[index]), latents).pred_original_sample
         return Extraction(self._to_maps(captured, latents), self.decode(clean))
 
     def query_distance(
         self,
         latents: Latents,
-        step: int,
+        index: int,
         prompts: Prompts,
         controls: Images,
         keys_values: KeysValues | None,
         targets: QueryTargets,
     ) -> Float[Tensor, "V"]:
-        """Distance between each view's queries and their targets, summed over layers; differentiable in `latents`.
-
-        Per layer this is the root mean square over tokens and code channels of the standardised difference, so that
-        layers of different size weigh the same. The forward pass ends at the last layer.
-        """
+        """QueryTargets.distance of the edited views, differentiable in `latents`; the forward pass ends at the last
+        layer."""
         captured: dict[str, Tensor] = {}
         settings = AttentionState(replayed=keys_values, captured=captured, stop_after_capture=True)
-        self._predict(latents, step, prompts.target, controls, settings)
-        maps = self._to_maps(captured, latents)
-        total = torch.zeros(len(latents), device=self.device)
-        for name, layer in targets.codec.layers.items():
-            difference = layer.encode(maps[name]) - targets.codes[name]
-            total = total + difference.square().mean(dim=(1, 2, 3)).clamp_min(1e-12).sqrt()
-        return total
+        self._predict(latents, index, prompts.target, controls, settings)
+        return targets.distance(self._to_maps(captured, latents))
 
     def _guide(
         self,
         latents: Latents,
-        step: int,
+        index: int,
         prompts: Prompts,
         controls: Images,
         keys_values: KeysValues | None,
@@ -329,7 +274,7 @@ class ControlNetEditor:
         """
         with torch.enable_grad():
             variable = latents.detach().requires_grad_(True)
-            distance = self.query_distance(variable, step, prompts, controls, keys_values, targets)
+            distance = self.query_distance(variable, index, prompts, controls, keys_values, targets)
             # Checkpointed blocks run again here, and have to find the keys and values that they ran with.
             with attention(self.state, AttentionState(replayed=keys_values)):
                 (gradient,) = torch.autograd.grad(GRADIENT_SCALE * distance.sum(), variable)
@@ -338,24 +283,20 @@ class ControlNetEditor:
         lengths = self.config.guidance_strength * targets.confidence * difference.clamp_max(1) * norms
         return latents - lengths[:, None, None, None] * gradient
 
-    def _source_keys_values(self, source: SourceBranch, step: int, prompts: Prompts) -> KeysValues:
+    def _source_keys_values(self, source: SourceBranch, index: int, prompts: Prompts) -> KeysValues:
         """Keys and values of the source branch, to be replayed in the passes of a guided step."""
         recorded: KeysValues = {}
-        self._predict(source.latents, step, prompts.source, source.controls, AttentionState(recorded=recorded))
+        self._predict(source.latents, index, prompts.source, source.controls, AttentionState(recorded=recorded))
         return recorded
 
     def _query_edit(self, targets: QueryTargets) -> Callable[[str, Tensor], Tensor]:
         weight = 1.0 if self.config.mode == "replace" else self.config.blend_weight
-
-        def edit(name: str, queries: Tensor) -> Tensor:
-            return targets.codec.layers[name].replace(queries, targets.codes[name].flatten(1, 2), weight)
-
-        return edit
+        return lambda layer, queries: targets.replace_queries(layer, queries, weight)
 
     def _guided_prediction(
         self,
         latents: Latents,
-        step: int,
+        index: int,
         prompts: Prompts,
         controls: Images,
         source: SourceBranch | None,
@@ -371,7 +312,7 @@ class ControlNetEditor:
         settings.branches = len(branches)
         batch, text, images = zip(*branches, strict=True)
         texts = torch.cat([states.expand(len(latents), -1, -1) for states in text])
-        prediction = self._predict(torch.cat(batch), step, texts, torch.cat(images), settings)
+        prediction = self._predict(torch.cat(batch), index, texts, torch.cat(images), settings)
         groups = prediction.chunk(len(branches))
         if self.config.guidance_scale > 1:
             unconditional, conditional = groups[-2:]
@@ -379,10 +320,10 @@ class ControlNetEditor:
         return groups[-1]
 
     def _predict(
-        self, latents: Latents, step: int, text: Tensor, controls: Images, settings: AttentionState
+        self, latents: Latents, index: int, text: Tensor, controls: Images, settings: AttentionState
     ) -> Latents:
         """ControlNet and UNet on one batch, in the models' precision."""
-        timestep = self.scheduler.timesteps[step].to(self.device)
+        timestep = self.scheduler.timesteps[index].to(self.device)
         sample, controls = latents.to(self.dtype), controls.to(self.device, self.dtype)
         text = text.to(self.dtype).expand(len(latents), -1, -1)
         down, middle = self.controlnet(

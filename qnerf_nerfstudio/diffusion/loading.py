@@ -7,7 +7,8 @@ from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DCondi
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from qnerf_nerfstudio.common.errors import UserError
-from qnerf_nerfstudio.diffusion.config import BUNDLED, BUNDLED_FOLDER, EditorConfig
+from qnerf_nerfstudio.diffusion.bundled import BUNDLED, BUNDLED_FOLDER
+from qnerf_nerfstudio.diffusion.config import EditorConfig
 from qnerf_nerfstudio.diffusion.controlnets import choose_controlnet
 from qnerf_nerfstudio.diffusion.editor import ControlNetEditor
 from qnerf_nerfstudio.diffusion.model_check import cannot_load, check_device, check_models

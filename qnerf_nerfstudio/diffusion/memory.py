@@ -1,12 +1,15 @@
 """How much memory a chunk of views takes in the diffusion models, and whether there is so much."""
 
 import math
+from typing import TYPE_CHECKING
 
 import psutil
 import torch
 
 from qnerf_nerfstudio.common.errors import UserError
-from qnerf_nerfstudio.diffusion.editor import ControlNetEditor
+
+if TYPE_CHECKING:  # diffusers stays out of ns-* start-up
+    from qnerf_nerfstudio.diffusion.editor import ControlNetEditor
 
 SAMPLED = 30
 """Maps of the UNet's first level that a pass without gradients holds at once, per view and branch."""
@@ -18,7 +21,7 @@ CERTAIN = 0.8
 """A run is refused where this share of the estimate is more than there is."""
 
 
-def estimate_bytes(editor: ControlNetEditor, chunk: int, size: tuple[int, int], guided: bool = True) -> int:
+def estimate_bytes(editor: "ControlNetEditor", chunk: int, size: tuple[int, int], guided: bool = True) -> int:
     """Bytes that a chunk of views takes at its peak, beside the models' weights.
 
     The largest of three: the batch of all branches of a denoising step, the activations that guidance keeps, and the
@@ -61,7 +64,7 @@ def available_bytes(device: torch.device) -> int | None:
 
 
 def check_memory(
-    editor: ControlNetEditor, chunk: int, size: tuple[int, int], available: int | None = None, guided: bool = True
+    editor: "ControlNetEditor", chunk: int, size: tuple[int, int], available: int | None = None, guided: bool = True
 ) -> None:
     """Refuse a chunk that clearly does not fit into memory.
 

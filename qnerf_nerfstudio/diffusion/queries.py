@@ -15,6 +15,16 @@ QueryMaps = dict[str, Float[Tensor, "V H W C"]]
 
 
 @dataclass(frozen=True)
+class Extraction:
+    """What the field learns from a chunk of views."""
+
+    queries: QueryMaps
+    """Self-attention queries of every chosen layer, float32."""
+    preview: Float[Tensor, "V 3 H W"]
+    """The decoded prediction of the clean image, in [0, 1]."""
+
+
+@dataclass(frozen=True)
 class LayerCodec:
     """Standardisation and basis of one layer."""
 
@@ -58,6 +68,11 @@ class QueryCodec:
     def width(self) -> int:
         """Number of code channels of all layers together."""
         return sum(layer.width for layer in self.layers.values())
+
+    @property
+    def finest(self) -> tuple[int, int]:
+        """Height and width of the query maps of the finest layer."""
+        return max(layer.size for layer in self.layers.values())
 
     def split(self, code: Float[Tensor, "*batch W"]) -> dict[str, Float[Tensor, "*batch K"]]:
         """Take a concatenated code apart."""

@@ -9,9 +9,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from qnerf_nerfstudio.capture.paths import transforms_path
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.common.files import is_inside
-from qnerf_nerfstudio.common.wording import LONGEST, nearest, reason, shown
+from qnerf_nerfstudio.common.wording import LONGEST, did_you_mean, error_text, quoted
 from qnerf_nerfstudio.edit.schema import (
     BoxControl,
     BoxPlacement,
@@ -49,6 +50,11 @@ _PLAIN_WORDS = {
 }
 
 
+def edit_path(data: Path, edit: Path | None) -> Path:
+    """The edit.json to read: `edit` where it is given, else the one beside a dataset's transforms file."""
+    return edit or transforms_path(data).parent / "edit.json"
+
+
 def load_edit(path: Path, outside_paths: bool = False) -> Edit:
     """Read and check an edit.json.
 
@@ -84,7 +90,7 @@ def _read(path: Path) -> Any:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({reason(error)}); make it readable") from error
+        raise UserError(f"{path} cannot be read ({error_text(error)}); make it readable") from error
     if len(data) > MAX_BYTES:
         raise UserError(f"{path} is larger than {MAX_BYTES} bytes, so it is no edit.json; name another file")
     if not data.strip():
@@ -100,7 +106,7 @@ def _read(path: Path) -> Any:
             f"{path} has a string with half of a surrogate pair (\\ud…); write the character itself"
         ) from error
     except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {reason(error)}") from error
+        raise UserError(f"{path} is not valid JSON: {error_text(error)}") from error
     return document
 
 
@@ -109,7 +115,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise ValueError(f"the key {shown(key)} is stated twice in one object, keep one of them")
+            raise ValueError(f"the key {quoted(key)} is stated twice in one object, keep one of them")
         found[key] = value
     return found
 
@@ -125,11 +131,11 @@ def _explain(document: Any, error: ValidationError) -> str:
     kind, value = first["type"], first["input"]
     keys, known = _tidy(document, first["loc"])
     if kind == "extra_forbidden":
-        message = f"unknown key{nearest(keys[-1], known)}"
+        message = f"unknown key{did_you_mean(keys[-1], known)}"
     elif kind.startswith("union_tag"):
         choices = _REGIONS if keys[0] == "region" else _CONTROLS if len(keys) == 1 else _PARTS
         stated = value["type"] if isinstance(value, dict) and "type" in value else None
-        problem = "is missing" if stated is None else f"{shown(stated)} is unknown{nearest(str(stated), choices)}"
+        problem = "is missing" if stated is None else f"{quoted(stated)} is unknown{did_you_mean(str(stated), choices)}"
         keys.append("type")
         message = f"{problem}; expected one of {', '.join(map(repr, choices))}"
     elif kind in _PLAIN_WORDS:
@@ -139,8 +145,8 @@ def _explain(document: Any, error: ValidationError) -> str:
     else:
         message = first["msg"]
         if isinstance(value, str | int | float | None):
-            message = f"{message}, not {shown(value)}"
-    names = (key if key.isprintable() and len(key) <= LONGEST else shown(key) for key in keys)
+            message = f"{message}, not {quoted(value)}"
+    names = (key if key.isprintable() and len(key) <= LONGEST else quoted(key) for key in keys)
     return f"{'.'.join(names) or 'the document'}: {message}"
 
 
@@ -189,6 +195,6 @@ def refuse_outside(path: Path, field: str, stated: str) -> None:
     folder = path.parent.resolve()
     if Path(stated).is_absolute() or not is_inside(folder, stated):
         raise UserError(
-            f"{path}: {field}: {shown(stated)} leads out of edit.json's folder; copy it into {folder} and name it "
+            f"{path}: {field}: {quoted(stated)} leads out of edit.json's folder; copy it into {folder} and name it "
             f"relative to edit.json, or allow it with --pipeline.outside-paths True"
         )

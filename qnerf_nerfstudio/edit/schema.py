@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from qnerf_nerfstudio.common.wording import nearest, shown
+from qnerf_nerfstudio.common.wording import did_you_mean, quoted
 from qnerf_nerfstudio.edit.openpose import OPENPOSE_BONES
 
 LARGEST = 1e6
@@ -23,7 +23,7 @@ MAX_PROMPT = 2000
 
 def _plain_path(path: str) -> str:
     if not path.isprintable():
-        raise ValueError(f"{shown(path)} has a character that cannot be printed; rename the file")
+        raise ValueError(f"{quoted(path)} has a character that cannot be printed; rename the file")
     return path
 
 
@@ -68,11 +68,11 @@ class SkeletonControl(_Strict):
     def _joints_known(self) -> "SkeletonControl":
         for name in sorted(set(self.source) ^ set(self.target)):
             missing, present = ("target", self.target) if name in self.source else ("source", self.source)
-            raise ValueError(f"joint {name!r} is missing in {missing}{nearest(name, present)}")
+            raise ValueError(f"joint {name!r} is missing in {missing}{did_you_mean(name, present)}")
         for first, second in self.bones or ():
             for name in (first, second):
                 if name not in self.source:
-                    raise ValueError(f"bones name an unknown joint {name!r}{nearest(name, self.source)}")
+                    raise ValueError(f"bones name an unknown joint {name!r}{did_you_mean(name, self.source)}")
             if self.source[first] == self.source[second] or self.target[first] == self.target[second]:
                 raise ValueError(f"the bone {first!r} to {second!r} has no length")
         if not self.all_bones:
@@ -218,7 +218,7 @@ class Everywhere(_Strict):
 
 
 Control = SkeletonControl | ImagesControl | MeshControl | BoxControl | PartsControl
-Influence = ControlRegion | BoxRegion | SphereRegion | Everywhere
+StatedRegion = ControlRegion | BoxRegion | SphereRegion | Everywhere
 
 
 class Edit(_Strict):
@@ -232,7 +232,7 @@ class Edit(_Strict):
     """What classifier-free guidance steers away from."""
     control: Annotated[Control, Field(discriminator="type")]
     """The 3D statement of the edit."""
-    region: Annotated[Influence, Field(discriminator="type")] = ControlRegion(type="control")
+    region: Annotated[StatedRegion, Field(discriminator="type")] = ControlRegion(type="control")
     """Where the edit may change the scene; elsewhere edited views keep the photos' pixels."""
     masks: RelativePath | None = None
     """Folder of masks, relative to edit.json, one per photo and named as it: black pixels keep the photo, whatever the

@@ -74,7 +74,7 @@ def _render(
 
 def render_codes(model: QNerfModel, views: Views, indices: range, codec: QueryCodec) -> dict[str, Tensor]:
     """Query codes [V, H, W, K] of every layer at its own resolution, averages of renders at the finest one."""
-    finest = max(layer.size for layer in codec.layers.values())
+    finest = codec.finest
     rendered = render_grid(model, views, indices, finest, "queries")
     return {
         name: F.adaptive_avg_pool2d(code.movedim(-1, 1), codec.layers[name].size).movedim(1, -1)

@@ -1,9 +1,13 @@
 """The query loss, and weights of views that the others contradict."""
 
+from typing import Literal
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+Objective = Literal["rgb", "queries"]
+"""What shapes the density: colours, or query maps."""
 TOLERANCE = 3.0
 """A view whose error lies this many robust standard deviations above the median counts half."""
 

@@ -1,15 +1,21 @@
-"""LPIPS."""
+"""LPIPS, which downloads a network that most runs never use: loaded when it is first asked for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.error import URLError
 
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
+
+from qnerf_nerfstudio.common.console import CONSOLE
 
 
 class LazyLpips:
-    """LPIPS that loads its network at first use, and says so once where its weights cannot be had."""
+    """LPIPS that loads its network at first use, and says so once where its weights cannot be had.
+
+    Args:
+        kwargs: Arguments of torchmetrics' LearnedPerceptualImagePatchSimilarity.
+    """
 
     def __init__(self, **kwargs: Any) -> None:
         self.kwargs = kwargs
@@ -27,3 +33,16 @@ class LazyLpips:
                 self.failed = True
                 CONSOLE.print(f"LPIPS is left out: its weights cannot be downloaded ({error}).", style="yellow")
         return image.new_tensor(float("nan")) if self.network is None else self.network(truth, image)
+
+
+@contextmanager
+def lazy_lpips() -> Iterator[None]:
+    """Let nerfacto, which imports LPIPS where it builds it, build LazyLpips meanwhile."""
+    from torchmetrics.image import lpip
+
+    stock = lpip.LearnedPerceptualImagePatchSimilarity
+    lpip.LearnedPerceptualImagePatchSimilarity = LazyLpips
+    try:
+        yield
+    finally:
+        lpip.LearnedPerceptualImagePatchSimilarity = stock

@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
-from unittest.mock import patch
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -14,20 +13,20 @@ from nerfstudio.field_components.spatial_distortions import SceneContraction
 from nerfstudio.model_components.losses import scale_gradients_by_distance_squared
 from nerfstudio.model_components.scene_colliders import NearFarCollider
 from nerfstudio.models.nerfacto import NerfactoModel, NerfactoModelConfig
+from nerfstudio.utils.external import TCNN_EXISTS
 from torch import Tensor
 
-from qnerf_nerfstudio import __version__
-from qnerf_nerfstudio.controls.region import Region
+from qnerf_nerfstudio.common.console import CONSOLE
+from qnerf_nerfstudio.common.version import __version__
+from qnerf_nerfstudio.controls.region import VoxelRegion
 from qnerf_nerfstudio.field.field import QNerfField, QNerfHeadNames
 from qnerf_nerfstudio.field.hash_encoding import gather_encodings
-from qnerf_nerfstudio.field.losses import query_loss, view_weights
-from qnerf_nerfstudio.field.lpips import LazyLpips
+from qnerf_nerfstudio.field.losses import Objective, query_loss, view_weights
+from qnerf_nerfstudio.field.lpips import lazy_lpips
 
 MEMORY = 0.9
 """Decay of a view's mean error, per training step in which rays of the view are drawn."""
 
-Objective = Literal["rgb", "queries"]
-"""What shapes the density: colours, or query maps."""
 FOCUS = 1.0
 """Distance around which annealed depths begin: captures are scaled so that cameras stand about 1 from what they look
 at."""
@@ -35,38 +34,27 @@ at."""
 
 @dataclass
 class QNerfModelConfig(NerfactoModelConfig):
-    """Nerfacto with query heads."""
+    """Nerfacto with query heads. docs/options.md gives the reasons of the defaults."""
 
     _target: type = field(default_factory=lambda: QNerfModel)
     prompt: str | None = None
-    """Target prompt, in the place of edit.json's (`--prompt` on ns-train sets this)."""
+    """Target prompt instead of edit.json's; `--prompt` on ns-train sets this."""
     feature_dim: int = 48
     """Width of the base features that are composited along rays."""
     query_width: int = 144
-    """Number of code channels of all query layers together: 16 for each of Stable Diffusion's nine layers."""
+    """Code channels of all query layers together."""
     view_dependent: bool = False
-    """Let colours depend on the view direction. Where views differ a little, as edited views do, a field that may
-    explain the difference by direction does so with fog before every camera: even on true edited views, novel views
-    lost 4 to 5 dB by it (benchmarks/README.md)."""
+    """Let colours depend on the view direction; edited views that differ a little become fog by it."""
     query_loss_mult: float = 0.003
-    """Weight of the query loss beside that of previews."""
+    """Weight of the query loss beside the colour loss."""
     queries_shape_density: bool = True
-    """Let the query loss pull at the density in fits, as in the paper; otherwise colours of previews shape it alone,
-    and query heads follow. Queries of one point differ from view to view, and shape a worse geometry than colours, but
-    heads that only follow render worse queries: in two captures renders were closer to the truth by 0.7 and 0.9 dB
-    without, and missed 0.87 of the queries' spread in the place of 0.73 (benchmarks/README.md). So guidance by queries
-    wants it, and drawing to renders does not."""
+    """Let the query loss pull at the density in fits, as in the paper; guidance by queries wants it."""
     space_annealing: int = 0
-    """Training steps over which a field that starts from scratch widens the span of depths that it trains on and
-    renders, from the half around 1 to all of near_plane to far_plane (the sample space annealing of RegNeRF, Niemeyer
-    et al. 2022); 0: all at once. Where steps are few, matter that one view alone sees, before its camera or far behind
-    the scene, explains photos sooner than their subject does, and never goes away (benchmarks/README.md)."""
+    """Training steps over which a field from scratch widens the span of depths it sees; 0: none."""
     robust: bool = True
-    """Weigh edited views down that the others contradict, in fits and in the final field, so that views which were
-    edited wrongly are not averaged in."""
+    """Weigh edited views down that the others contradict."""
     preview_loss_mult: float = 1.0
-    """Weight of the colour loss on the decoded previews of the edited views while query maps are fitted. Previews have
-    the photos' resolution, query maps an eighth of it or less, so they sharpen the geometry that both share."""
+    """Weight of the colour loss on previews of the edited views while queries are fitted."""
 
 
 class QNerfModel(NerfactoModel):
@@ -81,7 +69,7 @@ class QNerfModel(NerfactoModel):
     """Running mean of the squared colour error of every training view where it sees the edit, NaN before the first."""
 
     def populate_modules(self) -> None:
-        """Build nerfacto, with our field in the place of its own.
+        """Build nerfacto, with our field instead of its own.
 
         Raises:
             ValueError: Normals are asked for, which this model does not render, or nothing would shape the density.
@@ -93,11 +81,11 @@ class QNerfModel(NerfactoModel):
             )
         if self.config.predict_normals:
             raise ValueError("model.predict_normals is set, but QNerfModel renders no normals; leave it out")
-        # Loads transformers, so it stays out of the imports that every ns-* command makes.
-        from torchmetrics.image import lpip
-
-        # Nerfacto builds LPIPS at once, which downloads a network that most runs never use.
-        with patch.object(lpip, "LearnedPerceptualImagePatchSimilarity", LazyLpips):
+        if self.config.implementation == "tcnn" and not TCNN_EXISTS:
+            # nerfstudio would do the same, with a banner for every part. The run's config.yml says torch then.
+            CONSOLE.print("tinycudann cannot be imported: fields run in torch, which is slower (see qnerf doctor).")
+            self.config.implementation = "torch"
+        with lazy_lpips():
             super().populate_modules()
         self.field = self.build_field()
         # Nerfacto renders from the camera on, though it trains from the near plane on: what lies between was never
@@ -109,7 +97,7 @@ class QNerfModel(NerfactoModel):
         self.stage_start = 0
         self.from_scratch = True
         """Whether the stage began with the initial weights."""
-        self.region: Region | None = None
+        self.region: VoxelRegion | None = None
         """Where rays that see the edit may change matter; None: everywhere."""
         self.register_buffer("view_errors", torch.full((self.num_train_data,), float("nan")))
         self.keep_initial_weights()
@@ -140,6 +128,10 @@ class QNerfModel(NerfactoModel):
             average_init_density=config.average_init_density,
             implementation=config.implementation,
         )
+
+    def restrict(self, region: VoxelRegion | None) -> None:
+        """Let rays that see the edit change matter in this region only; None: everywhere."""
+        self.region = None if region is None else region.to(self.device)
 
     def begin_stage(self, step: int, objective: Objective, weights: Mapping[str, Tensor]) -> None:
         """Start a stage of training at training step `step`.
@@ -210,14 +202,14 @@ class QNerfModel(NerfactoModel):
             # in the viewer or before a kill, must not change the training that follows.
             self._set_counters(counters)
         field_outputs: dict[Any, Tensor] = dict(self.field.forward(samples))
-        if self.training and self.region is not None and "changed" in ray_bundle.metadata:
+        if self.training and self.region is not None and "sees_edit" in ray_bundle.metadata:
             field_outputs = self._keep_outside(self.region, field_outputs, samples)
         if self.config.use_gradient_scaling:
             field_outputs = dict(scale_gradients_by_distance_squared(field_outputs, samples))
         weights = samples.get_weights(field_outputs[FieldHeadNames.DENSITY])
         weights_list.append(weights)
         samples_list.append(samples)
-        # A linear head commutes with compositing: one product per ray in the place of one per sample.
+        # A linear head commutes with compositing: one product per ray instead of one per sample.
         features = (weights * field_outputs[QNerfHeadNames.FEATURES]).sum(dim=-2)
         shaping = self.objective == "queries" and self.config.queries_shape_density
         outputs: dict[str, Any] = {
@@ -235,15 +227,15 @@ class QNerfModel(NerfactoModel):
         return outputs
 
     @staticmethod
-    def _keep_outside(region: Region, field_outputs: dict[Any, Tensor], samples: RaySamples) -> dict[Any, Tensor]:
-        """Let rays that see the edit ("changed" in their metadata) change the field inside the region only.
+    def _keep_outside(region: VoxelRegion, field_outputs: dict[Any, Tensor], samples: RaySamples) -> dict[Any, Tensor]:
+        """Let rays that see the edit ("sees_edit" in their metadata) change the field inside the region only.
 
         What edited views do not agree on is cheapest to explain by matter that a single view sees, before its camera or
         far behind the scene. Such matter is not what the edit is about: there the photos alone teach the field.
         """
         assert samples.metadata is not None
         inside = region.contains(samples.frustums.get_positions())
-        free = (inside | ~samples.metadata["changed"].squeeze(-1))[..., None]
+        free = (inside | ~samples.metadata["sees_edit"].squeeze(-1))[..., None]
         return {name: torch.where(free, output, output.detach()) for name, output in field_outputs.items()}
 
     def get_loss_dict(
@@ -252,14 +244,14 @@ class QNerfModel(NerfactoModel):
         """Nerfacto's losses, and that of queries.
 
         A batch holds "image", and may hold "queries" (codes [rays, W']) and "query_widths" (code channels per layer),
-        and "changed" ([rays], whether they see the region of the edit).
+        and "sees_edit" ([rays], whether they see the region of the edit).
         """
         losses = super().get_loss_dict(outputs, batch, metrics_dict)
-        if self.training and self.config.robust and self.region is not None and "changed" in batch:
+        if self.training and self.config.robust and self.region is not None and "sees_edit" in batch:
             squared = (outputs["rgb"] - batch["image"].to(self.device)).square().mean(-1)
-            views, changed = batch["indices"][:, 0].to(self.device), batch["changed"].to(self.device)
-            self._note_errors(squared.detach()[changed], views[changed])
-            weights = torch.where(changed, view_weights(self.view_errors)[views], 1.0)
+            views, sees_edit = batch["indices"][:, 0].to(self.device), batch["sees_edit"].to(self.device)
+            self._note_errors(squared.detach()[sees_edit], views[sees_edit])
+            weights = torch.where(sees_edit, view_weights(self.view_errors)[views], 1.0)
             losses["rgb_loss"] = (weights * squared).mean()
         if self.objective == "queries":
             losses["rgb_loss"] = losses["rgb_loss"] * self.config.preview_loss_mult

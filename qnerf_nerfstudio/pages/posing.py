@@ -1,4 +1,4 @@
-"""What `qnerf pose` does to an edit, without its page: moves, mirrors, triangulates, undoes and saves."""
+"""What `qnerf pose` does to an edit, without its page: move, mirror, triangulate, undo, save."""
 
 import json
 import shutil
@@ -12,10 +12,10 @@ import trimesh
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
-from qnerf_nerfstudio.capture.cameras import Views
-from qnerf_nerfstudio.capture.capture import focus_of, in_dataset_coordinates, read_capture
-from qnerf_nerfstudio.capture.coordinates import dataset_to_scene
+from qnerf_nerfstudio.capture.cameras import Views, focus_of, nearest_to_rays
+from qnerf_nerfstudio.capture.capture import read_capture
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.common.files import write_json
 from qnerf_nerfstudio.controls.solids import load_mesh
@@ -25,7 +25,7 @@ from qnerf_nerfstudio.edit.schema import Edit, SkeletonControl
 Side = Literal["source", "target"]
 Joints = dict[str, tuple[float, float, float]]
 PARALLEL = 0.02
-"""Sine of the angle below which two rays do not tell where they meet."""
+"""Sine of the smallest angle between two rays whose meeting point can be found."""
 REST_POSE: Joints = {
     "nose": (0.0, 0.05, 1.0),
     "neck": (0.0, 0.0, 0.84),
@@ -46,7 +46,7 @@ REST_POSE: Joints = {
 
 
 def parents(root: str, bones: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """The joint next to each joint on its way to the root; joints that no bone leads to the root from are left out."""
+    """The joint next to each joint on its way to the root; joints that no bones connect with the root are left out."""
     found: dict[str, str] = {}
     reached = [root]
     while reached:
@@ -81,19 +81,19 @@ def move_joint(
     if not keep_lengths:
         return {**joints, name: _point(wanted)}
     root = "neck" if "neck" in joints else next(iter(joints))
-    before = parents(root, bones)
+    parent_of = parents(root, bones)
     points = {key: np.asarray(at, dtype=float) for key, at in joints.items()}
-    if name not in before:
+    if name not in parent_of:
         carried = set(points) if name == root else {name}
         shift = wanted - points[name]
         return {key: _point(at + shift if key in carried else at) for key, at in points.items()}
-    pivot = points[before[name]]
+    pivot = points[parent_of[name]]
     old, new = points[name] - pivot, wanted - pivot
     if np.linalg.norm(old) < 1e-9 or np.linalg.norm(new) < 1e-9:
         return dict(joints)
     turn = np.array(trimesh.geometry.align_vectors(old, new))[:3, :3]
     hanging = {name}
-    while added := {key for key, parent in before.items() if parent in hanging} - hanging:
+    while added := {key for key, parent in parent_of.items() if parent in hanging} - hanging:
         hanging |= added
     return {key: _point(pivot + turn @ (at - pivot) if key in hanging else at) for key, at in points.items()}
 
@@ -124,16 +124,15 @@ def intersect_rays(origins: Float[Tensor, "2 3"], directions: Float[Tensor, "2 3
     Raises:
         UserError: The rays are nearly parallel, or meet behind a camera.
     """
-    origins, directions = origins.double(), torch.nn.functional.normalize(directions.double(), dim=-1)
-    normal = torch.linalg.cross(directions[0], directions[1])
-    if float(normal.norm()) < PARALLEL:
+    origins, directions = origins.double(), F.normalize(directions.double(), dim=-1)
+    if float(torch.linalg.cross(directions[0], directions[1]).norm()) < PARALLEL:
         raise UserError("the two photos look from nearly the same side; choose two that are further apart")
-    matrix = torch.stack([directions[0], -directions[1], normal], dim=1)
-    first, second, _ = torch.linalg.solve(matrix, origins[1] - origins[0]).tolist()
-    if first <= 0 or second <= 0:
+    point = nearest_to_rays(origins, directions)
+    along = ((point - origins) * directions).sum(-1, keepdim=True)
+    if (along <= 0).any():
         raise UserError("the two clicks meet behind a camera; click the same joint in both photos")
-    ends = origins + torch.tensor([[first], [second]]).double() * directions
-    return ends.mean(0), float((ends[0] - ends[1]).norm()) / 2
+    first, second = origins + along * directions
+    return point, float((first - second).norm()) / 2
 
 
 def _point(at: NDArray) -> tuple[float, float, float]:
@@ -185,7 +184,7 @@ class PoseDocument:
         Raises:
             UserError: The result would be no valid edit.
         """
-        document = {**self._edit.model_dump(mode="json"), **_plain(values)}
+        document = {**self._edit.model_dump(mode="json"), **_as_json(values)}
         try:
             changed = Edit.model_validate(document)
         except ValueError as error:
@@ -205,15 +204,21 @@ class PoseDocument:
         """Change the joints of a skeleton part; see `change`."""
         self.change_part(index, merge, **{side: {name: list(at) for name, at in joints.items()}})
 
+    def set_placement(self, index: int, side: Side, values: Mapping[str, Sequence[float]], merge: bool = False) -> None:
+        """Change vectors of the placement of a box or a mesh, such as its position; see `change`."""
+        placed = getattr(self.parts[index], side).model_dump(mode="json")
+        vectors = {name: [float(value) for value in vector] for name, vector in values.items()}
+        self.change_part(index, merge, **{side: {**placed, **vectors}})
+
     def undo(self) -> bool:
-        """Take the last change back; False where there is none."""
+        """Undo the last change; False if there is none."""
         if not self._undone:
             return False
         self._edit = self._undone.pop()
         return True
 
     def reset(self) -> None:
-        """Go back to the edit that was begun with; this can be undone, too."""
+        """Go back to the first edit; this can be undone, too."""
         if self._edit != self._first:
             self._undone.append(self._edit)
             self._edit = self._first
@@ -234,7 +239,7 @@ class PoseDocument:
         return backup
 
 
-def _plain(values: dict[str, Any]) -> Any:
+def _as_json(values: dict[str, Any]) -> Any:
     """Values as JSON has them: models inside become dictionaries."""
     return json.loads(json.dumps(values, default=lambda each: each.model_dump(mode="json")))
 
@@ -269,10 +274,9 @@ def open_document(data: Path, path: Path, control: str, mesh: str | None) -> Pos
         if edit.control.type == "images":
             raise UserError(f'{path}: the control is "images", which have no place in 3D; pose another --edit')
         return PoseDocument(path, edit)
-    capture = read_capture(data)
-    views = in_dataset_coordinates(capture.views(), dataset_to_scene(capture.train_dataparser_outputs, data))
+    views = read_capture(data).dataset_views()
     focus, distance = focus_of(views)
-    up = torch.nn.functional.normalize(views.c2w[:, :, 1].mean(0), dim=0)
+    up = F.normalize(views.c2w[:, :, 1].mean(0), dim=0)
     stated: dict[str, Any]
     if control == "skeleton":
         stated = standing_skeleton(focus - distance / 4 * up, up, distance / 2)
@@ -317,3 +321,41 @@ def pixel_under(views: Views, index: int, direction: Tensor) -> Tensor:
     if not (0 <= float(x) < width and 0 <= float(y) < height):
         raise UserError("the click does not hit the photo; look through it first")
     return torch.stack([x, y])
+
+
+class PhotoClicks:
+    """Clicks on the same joint in two photos, which together give its position.
+
+    Args:
+        views: Cameras of the photos.
+    """
+
+    def __init__(self, views: Views) -> None:
+        self._views = views
+        self._rays: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def add(self, index: int, direction: Float[Tensor, "3"]) -> tuple[Float[Tensor, "3"], float] | None:
+        """Take a click on a photo.
+
+        Args:
+            index: The photo.
+            direction: Direction of the ray from the photo's camera through the click.
+
+        Returns:
+            The point that both clicks show and half of the distance between their rays; None after the first click.
+
+        Raises:
+            UserError: The click hits no pixel of another photo, or the two rays do not meet.
+        """
+        if index in self._rays:
+            raise UserError("that is the same photo; choose another one and look through it")
+        pixel = pixel_under(self._views, index, direction)
+        origins, directions = self._views[index : index + 1].rays_through(pixel[None, None])
+        if not directions.isfinite().all():
+            raise UserError("the lens shows nothing there; click inside the photo")
+        self._rays[index] = origins[0, 0], directions[0, 0]
+        if len(self._rays) < 2:
+            return None
+        origins, directions = zip(*self._rays.values(), strict=True)
+        self._rays = {}
+        return intersect_rays(torch.stack(origins), torch.stack(directions))

@@ -17,9 +17,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from qnerf_nerfstudio.common.errors import UserError
-from qnerf_nerfstudio.common.images import load_images
+from qnerf_nerfstudio.common.files import atomic_write
+from qnerf_nerfstudio.common.images import load_images, to_bytes
+from qnerf_nerfstudio.common.wording import format_duration
+from qnerf_nerfstudio.run.artifacts import EditArtifacts
 from qnerf_nerfstudio.run.manifest import read_manifest
-from qnerf_nerfstudio.run.progress import in_words
 
 SHOWN_VIEWS = 24
 """At most so many views are shown, evenly spread."""
@@ -63,32 +65,33 @@ def write_report(run: Path, out: Path | None = None) -> Path:
     Raises:
         UserError: The folder holds no edit, or its manifest is damaged.
     """
-    edit = run / "edit"
-    if not (edit / "manifest.json").exists():
-        raise UserError(f"{run} holds no edit (edit/manifest.json is missing); name the folder with config.yml in it")
-    manifest = read_manifest(edit / "manifest.json")
-    transforms = edit / "transforms.json"
+    artifacts = EditArtifacts(run / "edit")
+    if not artifacts.manifest.exists():
+        raise UserError(
+            f"{run} holds no edit ({artifacts.manifest.relative_to(run)} is missing); name the folder with config.yml "
+            f"in it"
+        )
+    manifest = read_manifest(artifacts.manifest)
     config = (run / "config.yml").read_text() if (run / "config.yml").exists() else ""
-    seconds = _read(edit / "seconds.json")
+    seconds, losses = artifacts.load_progress()
     environment = Environment(loader=PackageLoader("qnerf_nerfstudio.pages", "templates"), autoescape=True)
     videos = [_video(path) for path in sorted([*run.glob("*.mp4"), *run.glob("renders/*.mp4")])]
     page = environment.get_template("report.html").render(
         manifest=manifest,
-        finished=transforms.exists(),
-        views=_views(edit, [Path(photo) for photo in manifest.paths]),
-        queries=_queries(edit),
-        curves=_curves(edit),
+        finished=artifacts.dataset.exists(),
+        views=_views(artifacts, [Path(photo) for photo in manifest.paths]),
+        queries=_queries(artifacts),
+        curves=_curves(artifacts, losses),
         videos=videos,
         score=_read(run / "score.json"),
-        seconds={name: in_words(spent) for name, spent in seconds.items()},
-        total=in_words(sum(seconds.values())),
+        seconds={name: format_duration(spent) for name, spent in seconds.items()},
+        total=format_duration(sum(seconds.values())),
         config=config,
         command=f"ns-viewer --load-config {run / 'config.yml'}",
     )
     path = out or run / "report.html"
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(path)
+    with atomic_write(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
     return path
 
 
@@ -96,21 +99,18 @@ def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _views(edit: Path, photos: list[Path]) -> list[ViewRow]:
+def _views(artifacts: EditArtifacts, photos: list[Path]) -> list[ViewRow]:
     """The pictures of evenly spread views; while a run goes on, its latest previews."""
-    previews = sorted((edit / "previews").glob("*"), key=lambda path: int(path.name))
-    finished = edit / "images"
-    folder = finished if finished.exists() else previews[-1] if previews else None
+    folder = artifacts.latest_views()
     rows = []
     for index in np.linspace(0, len(photos) - 1, min(SHOWN_VIEWS, len(photos))).round().astype(int):
         photo = photos[index]
-        stem = f"{photo.stem}.png"
-        edited = None if folder is None else folder / stem
+        edited = None if folder is None else artifacts.view(folder, photo)
         rows.append(
             ViewRow(
                 name=photo.name,
                 source=_picture(photo, SIDE),
-                control=_picture(edit / "controls/target" / stem, SIDE),
+                control=_picture(artifacts.control("target", photo), SIDE),
                 edited=_picture(edited, SIDE),
                 before=_picture(photo, 2 * SIDE),
                 after=_picture(edited, 2 * SIDE),
@@ -119,14 +119,13 @@ def _views(edit: Path, photos: list[Path]) -> list[ViewRow]:
     return rows
 
 
-def _queries(edit: Path) -> list[QueryRow]:
+def _queries(artifacts: EditArtifacts) -> list[QueryRow]:
     """PCA colours of the query codes that were extracted and rendered, by interval."""
     rows: list[QueryRow] = []
-    for folder in sorted((edit / "queries").glob("[0-9]*"), key=lambda path: int(path.name)):
-        extracted = _joined(folder, "codes")
+    for interval, extracted_files, rendered_files in artifacts.query_files():
+        extracted, rendered = _joined(extracted_files), _joined(rendered_files)
         if extracted is None:
             continue
-        rendered = _joined(folder, "rendered")
         flat = extracted.flatten(0, 2)
         mean = flat.mean(0)
         basis = torch.linalg.svd(flat[torch.randperm(len(flat))[:20000]] - mean, full_matrices=False)[2][:3]
@@ -137,28 +136,23 @@ def _queries(edit: Path) -> list[QueryRow]:
             colours = (((maps - mean) @ basis.T - low) / (high - low)).clamp(0, 1)
             chosen = np.linspace(0, len(maps) - 1, min(QUERY_VIEWS, len(maps))).round().astype(int)
             images = [_data_uri(_enlarge(colours[index])) for index in chosen]
-            rows.append(QueryRow(f"interval {int(folder.name) + 1}, {label}", images))
+            rows.append(QueryRow(f"interval {interval + 1}, {label}", images))
     return rows
 
 
-def query_errors(edit: Path) -> dict[int, list[float]]:
-    """By how much the queries that the field renders miss a view's own, as a share of their norm, by interval.
-
-    Args:
-        edit: The run's edit/ folder.
-    """
+def query_errors(artifacts: EditArtifacts) -> dict[int, list[float]]:
+    """By how much the queries that the field renders miss a view's own, as a share of their norm, by interval."""
     errors: dict[int, list[float]] = {}
-    for folder in sorted((edit / "queries").glob("[0-9]*"), key=lambda path: int(path.name)):
-        chunks = [load_file(path)["errors"] for path in sorted(folder.glob("rendered-*.safetensors"))]
-        if chunks:
-            errors[int(folder.name)] = torch.cat(chunks).tolist()
+    for interval, _, rendered in artifacts.query_files():
+        if rendered:
+            errors[interval] = torch.cat([load_file(path)["errors"] for path in rendered]).tolist()
     return errors
 
 
-def _joined(folder: Path, kind: str) -> Float[Tensor, "V H W C"] | None:
+def _joined(files: list[Path]) -> Float[Tensor, "V H W C"] | None:
     """Codes of all views at the finest layers' resolution, those layers side by side."""
     parts = []
-    for path in sorted(folder.glob(f"{kind}-*.safetensors")):
+    for path in files:
         maps = {name: value.float() for name, value in load_file(path).items() if value.ndim == 4 and name != "clean"}
         finest = max(value.shape[1] for value in maps.values())
         layers = [value for name, value in sorted(maps.items()) if value.shape[1] == finest]
@@ -172,10 +166,9 @@ def _enlarge(image: Float[Tensor, "H W 3"]) -> Image.Image:
     return small.resize((small.width * scale, small.height * scale), Image.Resampling.NEAREST)
 
 
-def _curves(edit: Path) -> str:
+def _curves(artifacts: EditArtifacts, losses: list[dict[str, float]]) -> str:
     """Losses by training step and errors of rendered queries by interval, as inline SVG; empty where there are none."""
-    losses: list[dict[str, Any]] = _read(edit / "curves.json").get("losses", [])
-    errors = query_errors(edit)
+    errors = query_errors(artifacts)
     if not losses:
         return ""
     import matplotlib
@@ -223,7 +216,7 @@ def _picture(path: Path | None, side: int) -> str:
     if path is None or not path.exists():
         return ""
     image = load_images([path])[0]
-    picture = Image.fromarray((image * 255).round().byte().numpy())
+    picture = Image.fromarray(to_bytes(image.movedim(-1, 0)).numpy())
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     return _data_uri(picture)
 

@@ -19,8 +19,8 @@ NOT_COMPARED = (
 """Settings that may change: where files lie (their contents are compared) and where models run."""
 
 
-def settings(config: TrainerConfig, processes: int) -> dict[str, str]:
-    """The settings that a run's result depends on, by the name of their option.
+def run_options(config: TrainerConfig, processes: int) -> dict[str, str]:
+    """The options that a run's result depends on, by the name of their option.
 
     Args:
         config: Settings of the run.

@@ -1,5 +1,6 @@
 """What a run's edit/ folder is of: a run that goes on must not differ from it, and the report reads it."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -39,11 +40,11 @@ class Manifest(BaseModel):
     """Hashes of the photos' contents by their names."""
     edit: Edit
     """The edit."""
-    views: list[str]
+    names: list[str]
     """File names of all views, training views first."""
     paths: list[str]
     """Where their photos are."""
-    training_views: Annotated[int, Field(ge=1)]
+    num_train: Annotated[int, Field(ge=1)]
     """Number of training views."""
     image_size: tuple[int, int]
     """Height and width of the images that are edited."""
@@ -63,9 +64,11 @@ def read_manifest(path: Path) -> Manifest:
     Raises:
         UserError: It is damaged, or another version wrote it.
     """
+    data = path.read_bytes()
     try:
-        return Manifest.model_validate_json(path.read_bytes())
+        return Manifest.model_validate_json(data)
     except ValidationError as error:
+        _refuse_version(path.parent, _stated_version(data))
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "the document"
         raise UserError(
@@ -87,11 +90,7 @@ def refuse_other(folder: Path, begun: Manifest, settings: dict[str, str], photos
     Raises:
         UserError: Version, settings, photos or edit differ; the message names what does.
     """
-    if begun.version.split(".")[:2] != __version__.split(".")[:2]:
-        raise UserError(
-            f"{folder} was begun by qnerf-nerfstudio {begun.version}, this is {__version__}; go on with pip install "
-            f"qnerf-nerfstudio=={begun.version}, or edit the scene again under another --timestamp"
-        )
+    _refuse_version(folder, begun.version)
     stated = [flat_document("edit", each.model_dump(mode="json")) for each in (begun.edit, edit)]
     compared = {
         "settings": (begun.settings, settings),
@@ -104,3 +103,22 @@ def refuse_other(folder: Path, begun: Manifest, settings: dict[str, str], photos
                 f"{folder} was begun with other {name}: {different}; go on with those that it was begun with, or start "
                 f"another edit under another --timestamp"
             )
+
+
+def _stated_version(data: bytes) -> str:
+    """The version that a manifest states, whatever else it holds; ours where it states none."""
+    try:
+        stated = json.loads(data)
+    except ValueError:
+        return __version__
+    version = stated.get("version") if isinstance(stated, dict) else None
+    return version if isinstance(version, str) else __version__
+
+
+def _refuse_version(folder: Path, version: str) -> None:
+    """Refuse what another minor version began."""
+    if version.split(".")[:2] != __version__.split(".")[:2]:
+        raise UserError(
+            f"{folder} was begun by qnerf-nerfstudio {version}, this is {__version__}; go on with pip install "
+            f"qnerf-nerfstudio=={version}, or edit the scene again under another --timestamp"
+        )

@@ -37,6 +37,11 @@ class Task(str, Enum):
     FINAL = "final"
     """Nothing: the final RGB field trains on the edited views."""
 
+    @property
+    def trains_only(self) -> bool:
+        """Whether steps of this task train the field and do nothing else."""
+        return self in (Task.SOURCE, Task.FIT, Task.FINAL)
+
 
 @dataclass(frozen=True)
 class Slice:
@@ -76,27 +81,12 @@ class Stage:
     fitted: int | None = None
     """The interval whose QNeRF the field is when the stage begins, None before the attempt's first fit."""
 
-    @property
-    def description(self) -> str:
-        """The stage in words."""
-        words = {
-            Task.INVERT: "inversion of the source views",
-            Task.SOURCE: "field on the source photos",
-            Task.DENOISE: f"editing, interval {self.interval + 1}",
-            Task.LOOK_AHEAD: f"look-ahead, interval {self.interval + 1}",
-            Task.EXTRACT: f"extraction of queries, interval {self.interval + 1}",
-            Task.FIT: f"QNeRF fit, interval {self.interval + 1}",
-            Task.DECODE: "decoding of the edited views",
-            Task.FINAL: "final field on the edited views",
-        }
-        return words[self.task]
-
 
 @dataclass(frozen=True)
 class PlanConfig:
     """Everything that the plan depends on."""
 
-    views: int
+    num_views: int
     """Number of views, held-out ones included."""
     num_steps: int
     """Number of diffusion timesteps, T."""
@@ -119,7 +109,7 @@ class PlanConfig:
 
     def __post_init__(self) -> None:
         checks = {
-            "views": (self.views >= 1, "at least 1"),
+            "num_views": (self.num_views >= 1, "at least 1"),
             "num_steps": (self.num_steps >= 1, "at least 1"),
             "tau": (1 <= self.tau <= self.num_steps, f"1 to num_steps ({self.num_steps})"),
             "chunk": (self.chunk >= 1, "at least 1"),
@@ -171,7 +161,7 @@ class Plan:
     @property
     def chunks(self) -> int:
         """Number of chunks that the views are cut into."""
-        return -(-self.config.views // self.config.chunk)
+        return -(-self.config.num_views // self.config.chunk)
 
     @property
     def rounds(self) -> int:
@@ -196,10 +186,10 @@ class Plan:
         """A short name of this plan before any revision; two runs with the same hash start with the same slices."""
         return hashlib.sha256(json.dumps(asdict(self.config), sort_keys=True).encode()).hexdigest()[:12]
 
-    def views_of(self, chunk: int) -> range:
+    def view_indices(self, chunk: int) -> range:
         """Indices of the views of a chunk; none where there is no such chunk."""
         start = chunk * self.config.chunk
-        return range(start, min(start + self.config.chunk, self.config.views))
+        return range(start, min(start + self.config.chunk, self.config.num_views))
 
     def stage_at(self, step: int) -> int:
         """Number of the stage that training step `step` belongs to; steps past the end belong to the last."""
@@ -277,7 +267,7 @@ class Plan:
         yield Stage(Task.FINAL, interval, (), self.config.final_iterations, attempt, fitted)
 
     def _revised(self, stages: tuple[Stage, ...], revision: Revision) -> tuple[Stage, ...]:
-        """Stages up to a revision, and what it puts in the place of the others."""
+        """Stages up to a revision, and what it puts instead of the others."""
         kept: list[Stage] = []
         start = 0
         for stage in stages:

@@ -1,20 +1,21 @@
 """How far a run is, what it cost so far, and what remains."""
 
-import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from nerfstudio.utils.rich_utils import CONSOLE
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from torch import Tensor
 
-from qnerf_nerfstudio.common.files import write_json
+from qnerf_nerfstudio.common.console import CONSOLE
+from qnerf_nerfstudio.common.wording import format_duration
+from qnerf_nerfstudio.run.artifacts import EditArtifacts
 from qnerf_nerfstudio.run.plan import Plan, Task
+from qnerf_nerfstudio.run.stages import describe
 
 REPORT_EVERY = 20.0
 """Seconds between two lines in the terminal."""
@@ -22,8 +23,6 @@ MEMORY = 0.95
 """Decay of a task's mean time, per training step."""
 NOTE_EVERY = 10
 """Training steps between two points of the loss curves."""
-LONE_TASKS = (Task.SOURCE, Task.FIT, Task.FINAL)
-"""Tasks that train the field and do nothing else."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Status:
         if self.timestep:
             parts.append(self.timestep)
         if self.stage_left is not None and self.left is not None:
-            parts.append(f"{in_words(self.stage_left)} left in it, {in_words(self.left)} in all")
+            parts.append(f"{format_duration(self.stage_left)} left in it, {format_duration(self.left)} in all")
         return " · ".join(parts)
 
 
@@ -77,12 +76,13 @@ class Progress:
         now, item = self._clock(), plan.at(step)
         number = plan.stage_at(step)
         stage = plan.stages[number]
+        description = describe(stage)
         if self._last is not None:
-            started, task, description = self._last
+            started, task, before = self._last
             took = now - started
-            self.seconds[description] = self.seconds.get(description, 0.0) + took
+            self.seconds[before] = self.seconds.get(before, 0.0) + took
             self._means[task] = MEMORY * self._means.get(task, took) + (1 - MEMORY) * took
-        self._last = (now, item.task, stage.description)
+        self._last = (now, item.task, description)
         timestep = ""
         if stage.indices:
             timestep = f"timestep {min(item.index + 1, plan.config.num_steps)} of {plan.config.num_steps}"
@@ -93,7 +93,7 @@ class Progress:
         return Status(
             stage=number + 1,
             stages=len(plan.stages),
-            description=stage.description,
+            description=description,
             timestep=timestep,
             share=1 - max(0, stage_steps) / stage.length,
             stage_left=self._estimate({stage.task: stage_steps}),
@@ -106,21 +106,14 @@ class Progress:
             values = {name: float(loss.detach()) for name, loss in losses.items()}
             self.losses.append({"step": step, "stage": plan.stage_at(step) + 1, **values})
 
-    def save(self, folder: Path) -> None:
-        """Write seconds.json and curves.json."""
-        write_json(folder / "seconds.json", dict(self.seconds))
-        write_json(folder / "curves.json", {"losses": self.losses})
+    def save(self, artifacts: EditArtifacts) -> None:
+        """Keep times and loss curves with the run."""
+        artifacts.save_progress(self.seconds, self.losses)
 
-    def load(self, folder: Path, step: int) -> None:
+    def load(self, artifacts: EditArtifacts, step: int) -> None:
         """Go on with what `save` wrote, for a run that resumes at training step `step`."""
-        for name in ("seconds", "curves"):
-            path = folder / f"{name}.json"
-            if path.exists():
-                document = json.loads(path.read_text())
-                if name == "seconds":
-                    self.seconds = document
-                else:
-                    self.losses = [each for each in document["losses"] if each["step"] < step]
+        self.seconds, losses = artifacts.load_progress()
+        self.losses = [each for each in losses if each["step"] < step]
 
     def finish(self) -> None:
         """Note that the last training step ended."""
@@ -129,8 +122,8 @@ class Progress:
             self.seconds[description] = self.seconds.get(description, 0.0) + self._clock() - started
             self._last = None
 
-    def interrupted(self) -> None:
-        """Forget when the last step began: what follows it is no work, such as a pause."""
+    def skip_pause(self) -> None:
+        """Forget when the last step began, so that the time until the next one counts for nothing."""
         self._last = None
 
     def show(self, status: Status) -> None:
@@ -151,37 +144,29 @@ class Progress:
         def seconds(task: Task) -> float:
             if task in self._means:
                 return self._means[task]
-            like = [mean for each, mean in self._means.items() if (each in LONE_TASKS) == (task in LONE_TASKS)]
+            like = [mean for each, mean in self._means.items() if each.trains_only == task.trains_only]
             known = like or list(self._means.values())
             return sum(known) / len(known)
 
         return sum(count * seconds(task) for task, count in steps.items())
 
 
-def in_words(seconds: float) -> str:
-    """A duration as a person says it."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
-def summary(run: Path, seconds: dict[str, float]) -> Panel:
+def finished_panel(run: Path, artifacts: EditArtifacts, seconds: dict[str, float]) -> Panel:
     """What a finished run made, where it is, and what each stage cost.
 
     Args:
         run: Folder of the run, the one with config.yml.
+        artifacts: Its edit/ folder.
         seconds: Time spent in each stage, by its description.
     """
     table = Table(show_header=False, box=None)
     for description, spent in seconds.items():
-        table.add_row(description, in_words(spent))
-    table.add_row("in all", in_words(sum(seconds.values())))
+        table.add_row(description, format_duration(spent))
+    table.add_row("in all", format_duration(sum(seconds.values())))
     config = run / "config.yml"
-    table.add_row("edited views", f"{run / 'edit/images'}")
+    table.add_row("edited views", str(artifacts.images))
     table.add_row("report", f"{run / 'report.html'}")
-    table.add_row("as a dataset", f"ns-train nerfacto --data {run / 'edit'}")
+    table.add_row("as a dataset", f"ns-train nerfacto --data {artifacts.root}")
     table.add_row("look around", f"ns-viewer --load-config {config}")
     table.add_row("video", f"ns-render interpolate --load-config {config} --output-path {run / 'edited.mp4'}")
     return Panel(table, title="edit finished", expand=False)

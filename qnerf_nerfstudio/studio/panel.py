@@ -20,8 +20,10 @@ from nerfstudio.viewer.viewer_elements import (
 from PIL import Image
 from torch import nn
 
-from qnerf_nerfstudio.pages.viser_safety import atomic
-from qnerf_nerfstudio.run.progress import Status, in_words
+from qnerf_nerfstudio.common.wording import format_duration
+from qnerf_nerfstudio.pages.viser_safety import atomic, plain
+from qnerf_nerfstudio.run.artifacts import EditArtifacts
+from qnerf_nerfstudio.run.progress import Status
 
 THUMBNAIL = 100
 """Height in pixels of the images in camera frustums, as nerfstudio's."""
@@ -90,19 +92,19 @@ class EditPanel(nn.Module):
         self.restart = ViewerButton("Edit again with these", cb_hook=lambda _: self._ask_again())
         self._request: Request | None = None
         self._trainer: Trainer | None = None
-        self._folder = Path()
+        self._artifacts: EditArtifacts | None = None
         self._photos: list[Path] = []
         self._edited: dict[int, Path] = {}
 
-    def connect(self, trainer: Trainer, folder: Path, photos: list[Path]) -> None:
+    def connect(self, trainer: Trainer, artifacts: EditArtifacts, photos: list[Path]) -> None:
         """Begin.
 
         Args:
             trainer: The trainer, whose viewer shows the panel.
-            folder: The run's edit/ folder.
+            artifacts: The run's edit/ folder.
             photos: Photos of the training views.
         """
-        self._trainer, self._folder, self._photos = trainer, folder, photos
+        self._trainer, self._artifacts, self._photos = trainer, artifacts, photos
 
     def take_request(self) -> Request | None:
         """What was asked for since the last call."""
@@ -114,20 +116,24 @@ class EditPanel(nn.Module):
         lines = [f"**Stage {status.stage} of {status.stages}**: {status.description}"]
         lines.append(f"{status.timestep or 'field training'}, {100 * status.share:.0f} % of the stage")
         if status.left is not None:
-            lines.append(f"about {in_words(status.left)} left")
+            lines.append(f"about {format_duration(status.left)} left")
         self.activity.content = "  \n".join(lines)
 
     def say(self, text: str) -> None:
-        """Show a message in the place of the status."""
+        """Show a message, which may hold markdown, instead of the status."""
         self.activity.content = text
 
-    def add_edited(self, views: range, folder: str) -> None:
-        """Edited views arrived in a folder of the run's edit/ folder."""
-        for view in views:
-            if view < len(self._photos):
-                self._edited[view] = self._folder / folder / f"{self._photos[view].stem}.png"
+    def say_error(self, error: Exception) -> None:
+        """Show what cannot be done, as it is."""
+        self.say(plain(str(error)))
+
+    def add_edited(self, view_indices: range, folder: Path) -> None:
+        """Edited views arrived in a folder."""
+        for index in view_indices:
+            if index < len(self._photos):
+                self._edited[index] = EditArtifacts.view(folder, self._photos[index])
                 if self.cameras.value == "edited":
-                    self._show(view)
+                    self._show(index)
 
     @property
     def _viewer(self) -> Viewer | None:
@@ -156,31 +162,31 @@ class EditPanel(nn.Module):
         self._ask(Request("again", self.new_prompt.value, float(self.new_guidance_scale.value)))
 
     def _show_all(self) -> None:
-        for view in range(len(self._photos)):
-            self._show(view)
+        for index in range(len(self._photos)):
+            self._show(index)
 
-    def _show(self, view: int) -> None:
+    def _show(self, index: int) -> None:
         """Put the chosen image into a view's frustum, where the viewer draws one."""
         viewer = self._viewer
-        if viewer is None or view not in viewer.camera_handles:
+        if viewer is None or self._artifacts is None or index not in viewer.camera_handles:
             return
-        photo = self._photos[view]
+        photo = self._photos[index]
         shown = {
             "source": photo,
-            "control": self._folder / "controls/target" / f"{photo.stem}.png",
-            "edited": self._edited.get(view, photo),
+            "control": self._artifacts.control("target", photo),
+            "edited": self._edited.get(index, photo),
         }[self.cameras.value]
         with Image.open(shown) as image:
             image.thumbnail((THUMBNAIL * 4, THUMBNAIL))
             pixels = np.array(image.convert("RGB"))
-        old = viewer.camera_handles[view]
+        old = viewer.camera_handles[index]
         assert viewer.trainer is not None
-        camera = viewer.trainer.pipeline.datamanager.train_dataset.cameras[view]  # pyright: ignore
-        c2w = viewer.original_c2w[view]
+        camera = viewer.trainer.pipeline.datamanager.train_dataset.cameras[index]  # pyright: ignore
+        c2w = viewer.original_c2w[index]
         rotation = vtf.SO3.from_matrix(c2w[:3, :3]) @ vtf.SO3.from_x_radians(np.pi)
         # viser has no way to change a frustum's image, but a node of the same name replaces it.
         handle = viewer.viser_server.scene.add_camera_frustum(
-            name=f"/cameras/camera_{view:05d}",
+            name=f"/cameras/camera_{index:05d}",
             fov=float(2 * np.arctan(float(camera.cx / camera.fx[0]))),
             scale=viewer.config.camera_frustum_scale,
             aspect=float(camera.cx[0] / camera.cy[0]),
@@ -189,17 +195,17 @@ class EditPanel(nn.Module):
             position=c2w[:3, 3] * VISER_NERFSTUDIO_SCALE_RATIO,
             visible=old.visible,
         )
-        handle.on_click(_look_through(viewer, view))
-        viewer.camera_handles[view] = handle
+        handle.on_click(_look_through(viewer, index))
+        viewer.camera_handles[index] = handle
 
 
-def _look_through(viewer: Viewer, view: int) -> Callable[[viser.SceneNodePointerEvent], None]:
+def _look_through(viewer: Viewer, index: int) -> Callable[[viser.SceneNodePointerEvent], None]:
     """What nerfstudio does when a frustum is clicked."""
 
     def on_click(event: viser.SceneNodePointerEvent) -> None:
         with atomic(event.client):
             event.client.camera.position = event.target.position
             event.client.camera.wxyz = event.target.wxyz
-            viewer.current_camera_idx = view
+            viewer.current_camera_idx = index
 
     return on_click

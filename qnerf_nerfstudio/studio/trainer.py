@@ -14,11 +14,11 @@ from types import FrameType
 from typing import Literal
 
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
-from nerfstudio.utils import comms
-from nerfstudio.utils.rich_utils import CONSOLE
 
 from qnerf_nerfstudio.common import ranks
-from qnerf_nerfstudio.common.errors import UserError, one_sentence
+from qnerf_nerfstudio.common.console import CONSOLE
+from qnerf_nerfstudio.common.errors import UserError, exit_on_user_error
+from qnerf_nerfstudio.run.artifacts import EditArtifacts
 
 
 @dataclass
@@ -30,8 +30,8 @@ class QNerfTrainerConfig(TrainerConfig):
     def save_config(self) -> None:
         """Write config.yml, unless it is that of a run which this one may not go on with."""
         # Nerfstudio writes it before anything is checked; the length of the plan is set when everything is.
-        begun = (self.get_base_dir() / "edit/manifest.json").exists()
-        with one_sentence():
+        begun = edit_folder(self).manifest.exists()
+        with exit_on_user_error():
             if begun and self.max_num_iterations == 0:
                 if self.load_dir is None and self.load_checkpoint is None and checkpoints(self.get_checkpoint_dir()):
                     raise UserError(
@@ -59,7 +59,7 @@ class QNerfTrainer(Trainer):
         """Set up the run; one that was killed before its first checkpoint begins again."""
         folder = self.config.load_dir
         if folder is not None and self.config.load_step is None and not checkpoints(folder):
-            with one_sentence():
+            with exit_on_user_error():
                 if folder.absolute() != self.checkpoint_dir.absolute():
                     raise UserError(
                         f"--load-dir: {folder} holds no checkpoint; give the nerfstudio_models folder of the run that "
@@ -94,9 +94,9 @@ class QNerfTrainer(Trainer):
         self.training_state = "training"
         CONSOLE.print("Stopping after this training step; once more stops at once, from the last checkpoint.")
 
-    def heed_interrupt(self, step: int, total: int) -> None:
+    def stop_if_interrupted(self, step: int, total: int) -> None:
         """End the program before training step `step` of `total` if somebody asked for it, with all of it saved."""
-        if not ranks.told(self.interrupted, self.pipeline.device):
+        if not ranks.broadcast(self.interrupted, self.pipeline.device):
             return
         if step > 0:
             self.save_checkpoint(step - 1)
@@ -109,7 +109,7 @@ class QNerfTrainer(Trainer):
         sys.exit(130)
 
     @contextmanager
-    def told_where_it_ends(self, step: int) -> Iterator[None]:
+    def exit_with_resume_command(self, step: int) -> Iterator[None]:
         """End the program with one sentence where training step `step` cannot be done; those before it are saved."""
         try:
             yield
@@ -121,7 +121,7 @@ class QNerfTrainer(Trainer):
             reason = str(error)
         else:
             return
-        with one_sentence(1):
+        with exit_on_user_error(1):
             raise UserError(f"{reason}; go on with: {resume_command(self.config)}")
 
     def save_checkpoint(self, step: int) -> None:
@@ -130,7 +130,7 @@ class QNerfTrainer(Trainer):
         Args:
             step: The last training step that it holds.
         """
-        if not comms.is_main_process():
+        if not ranks.is_main():
             return
         name = f"step-{step:09d}.ckpt"
         kept, self.checkpoint_dir = self.checkpoint_dir, self.base_dir / "unfinished"
@@ -140,7 +140,7 @@ class QNerfTrainer(Trainer):
             os.replace(self.checkpoint_dir / name, kept / name)
         except (OSError, RuntimeError) as error:
             # torch reports a full disk as a RuntimeError.
-            with one_sentence(1):
+            with exit_on_user_error(1):
                 raise UserError(
                     f"cannot write a checkpoint to {kept} ({str(error).splitlines()[0]}); earlier results are intact: "
                     f"free some space, then go on with: {resume_command(self.config)}"
@@ -152,6 +152,11 @@ class QNerfTrainer(Trainer):
             for each in checkpoints(kept):
                 if each.name != name:
                     each.unlink()
+
+
+def edit_folder(config: TrainerConfig) -> EditArtifacts:
+    """The edit/ folder of a run."""
+    return EditArtifacts(config.get_base_dir() / "edit")
 
 
 def checkpoints(folder: Path) -> list[Path]:

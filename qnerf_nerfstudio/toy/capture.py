@@ -1,9 +1,8 @@
 """Writes the procedural capture as a nerfstudio dataset, with the true edited views beside it."""
 
-import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,9 +10,12 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from qnerf_nerfstudio.common.files import write_json
+from qnerf_nerfstudio.common.images import write_png
+from qnerf_nerfstudio.toy.config import CaptureConfig
 from qnerf_nerfstudio.toy.figure import Body, Pose, joints, sample_body, sample_pose
 from qnerf_nerfstudio.toy.proxy import Box, capsule_mesh, limb_boxes
-from qnerf_nerfstudio.toy.render import Frame, render
+from qnerf_nerfstudio.toy.render import render
 
 SOURCE_RANGES = {
     "arm_raise": (12.0, 35.0),
@@ -40,23 +42,13 @@ TARGET_RANGES = {
 SEED_OFFSET = 2_000_000
 """Added to a capture's seed, so that no capture shows a body that the bundled editor was trained on."""
 TARGET_HEIGHT = 1.0
+"""Height in metres of the point that all cameras look at."""
 FIELD_OF_VIEW = 31.0
-DISTANCE = (3.7, 4.1)
+"""Of every camera, in degrees."""
+DISTANCE_RANGE = (3.7, 4.1)
+"""Distances in metres of the cameras from the point that they look at."""
 ELEVATIONS = (8.0, 24.0, 40.0)
-
-
-@dataclass
-class CaptureConfig:
-    """A procedural capture: a figure in its source pose, with the truth for its target pose."""
-
-    seed: int = 0
-    """Seed of body, poses and cameras. The same seed gives the same files."""
-    views: int = 24
-    """Number of captured photos, on rings at three elevations."""
-    novel_views: int = 8
-    """Number of further cameras that only truth/ knows, between the rings."""
-    size: int = 128
-    """Width and height of every image in pixels."""
+"""Elevations in degrees of the rings of cameras."""
 
 
 def look_at(position: Float[Tensor, "3"], target: Float[Tensor, "3"]) -> Float[Tensor, "3 4"]:
@@ -81,14 +73,14 @@ def focal_length(size: int) -> float:
     return size / (2 * math.tan(math.radians(FIELD_OF_VIEW) / 2))
 
 
-def _rings(count: int, offset: float, generator: torch.Generator) -> list[Tensor]:
-    """`count` cameras dealt out to the rings in turn, evenly in azimuth, with the jitter of a hand-held capture."""
+def _ring_cameras(count: int, offset: float, generator: torch.Generator) -> list[Tensor]:
+    """`count` cameras on the rings in turn, evenly spaced in azimuth, with the jitter of a hand-held capture."""
     cameras = []
     for index in range(count):
         jitter = torch.rand(3, generator=generator)
         azimuth = 360.0 * (index + offset) / count + float(jitter[0] - 0.5) * 120 / count
         elevation = ELEVATIONS[index % len(ELEVATIONS)] + float(jitter[1] - 0.5) * 6
-        distance = DISTANCE[0] + (DISTANCE[1] - DISTANCE[0]) * float(jitter[2])
+        distance = DISTANCE_RANGE[0] + (DISTANCE_RANGE[1] - DISTANCE_RANGE[0]) * float(jitter[2])
         cameras.append(orbit_camera(azimuth, elevation, distance, TARGET_HEIGHT))
     return cameras
 
@@ -113,65 +105,89 @@ def write_capture(out: Path, config: CaptureConfig) -> None:
         FileExistsError: `out` exists and is not empty.
         ValueError: Fewer than 3 views, or a size that is not a positive multiple of 32.
     """
-    if config.views < 3:
-        raise ValueError(f"--views is {config.views}; a capture needs at least 3 views")
+    if config.num_views < 3:
+        raise ValueError(f"--num-views is {config.num_views}; a capture needs at least 3 views")
     if config.size < 32 or config.size % 32:
         raise ValueError(f"--size is {config.size}; expected a positive multiple of 32, the editor's stride")
     if out.exists() and any(out.iterdir()):
         raise FileExistsError(f"{out} is not empty; name a new folder, nothing is overwritten")
     body, source, target = sample_edit(config.seed)
     generator = torch.Generator().manual_seed(SEED_OFFSET + config.seed + 1)
-    cameras = [("train", c2w) for c2w in _rings(config.views, 0.0, generator)]
-    cameras += [("novel", c2w) for c2w in _rings(config.novel_views, 0.5, generator)]
-    focal, size = focal_length(config.size), (config.size, config.size)
-
+    train_cameras = _ring_cameras(config.num_views, 0.0, generator)
+    novel_cameras = _ring_cameras(config.num_novel_views, 0.5, generator)
     for folder in ("images", "truth/images", "truth/depth", "truth/masks", "truth/source_masks"):
         (out / folder).mkdir(parents=True)
     frames, truth_frames = [], []
-    for index, (split, c2w) in enumerate(cameras):
-        name = f"frame_{index + 1:05d}"
-        matrix = [*c2w.tolist(), [0.0, 0.0, 0.0, 1.0]]
-        before, after = (render(body, pose, c2w, focal, size) for pose in (source, target))
+    for index, c2w in enumerate(train_cameras + novel_cameras):
+        name, split = f"frame_{index + 1:05d}", "train" if index < config.num_views else "novel"
+        truth_frame = _write_view(out, name, split, body, source, target, c2w, config.size)
+        truth_frames.append(truth_frame)
         if split == "train":
-            _save_image(out / "images" / f"{name}.png", before)
-            frames.append({"file_path": f"images/{name}.png", "transform_matrix": matrix})
-        _save_image(out / "truth/images" / f"{name}.png", after)
-        np.save(out / "truth/depth" / f"{name}.npy", after.depth.numpy().astype(np.float32))
-        Image.fromarray(after.mask.numpy()).save(out / "truth/masks" / f"{name}.png")
-        Image.fromarray(before.mask.numpy()).save(out / "truth/source_masks" / f"{name}.png")
-        truth_frames.append(
-            {
-                "file_path": f"images/{name}.png",
-                "depth_file_path": f"depth/{name}.npy",
-                "mask_path": f"masks/{name}.png",
-                "source_mask_path": f"source_masks/{name}.png",
-                "split": split,
-                "transform_matrix": matrix,
-            }
-        )
-    camera = {
+            frames.append({key: truth_frame[key] for key in ("file_path", "transform_matrix")})
+    intrinsics = _intrinsics(config.size)
+    write_json(out / "transforms.json", {**intrinsics, "frames": frames})
+    write_json(out / "truth/transforms.json", {**intrinsics, "frames": truth_frames})
+    _write_edits(out, body, source, target)
+
+
+def _write_view(
+    out: Path,
+    name: str,
+    split: str,
+    body: Body,
+    source: Pose,
+    target: Pose,
+    c2w: Float[Tensor, "3 4"],
+    size: int,
+) -> dict[str, Any]:
+    """Render one camera and write its files: the photo, where it is a training view, and the truth.
+
+    Returns:
+        The view's entry in truth/transforms.json.
+    """
+    before, after = (render(body, pose, c2w, focal_length(size), (size, size)) for pose in (source, target))
+    if split == "train":
+        write_png(out / f"images/{name}.png", before.rgb.movedim(-1, 0))
+    truth = out / "truth"
+    write_png(truth / f"images/{name}.png", after.rgb.movedim(-1, 0))
+    np.save(truth / f"depth/{name}.npy", after.depth.numpy().astype(np.float32))
+    Image.fromarray(after.mask.numpy()).save(truth / f"masks/{name}.png")
+    Image.fromarray(before.mask.numpy()).save(truth / f"source_masks/{name}.png")
+    return {
+        "file_path": f"images/{name}.png",
+        "depth_file_path": f"depth/{name}.npy",
+        "mask_path": f"masks/{name}.png",
+        "source_mask_path": f"source_masks/{name}.png",
+        "split": split,
+        "transform_matrix": [*c2w.tolist(), [0.0, 0.0, 0.0, 1.0]],
+    }
+
+
+def _intrinsics(size: int) -> dict[str, Any]:
+    """The intrinsics of every camera, as transforms.json has them."""
+    focal, centre = focal_length(size), size / 2
+    return {
         "camera_model": "OPENCV",
         "fl_x": focal,
         "fl_y": focal,
-        "cx": config.size / 2,
-        "cy": config.size / 2,
-        "w": config.size,
-        "h": config.size,
+        "cx": centre,
+        "cy": centre,
+        "w": size,
+        "h": size,
     }
-    _save_json(out / "transforms.json", {**camera, "frames": frames})
-    _save_json(out / "truth/transforms.json", {**camera, "frames": truth_frames})
-    caption = body.caption()
-    skeletons = {
-        key: {name: [round(v, 5) for v in at.tolist()] for name, at in joints(body, pose).items()}
-        for key, pose in (("source", source), ("target", target))
-    }
+
+
+def _write_edits(out: Path, body: Body, source: Pose, target: Pose) -> None:
+    """Write the edit by skeletons, by meshes (with their files in proxies/) and by boxes."""
+    skeletons: dict[str, Any] = {}
+    meshes: dict[str, Any] = {}
     (out / "proxies").mkdir()
-    meshes: dict[str, dict] = {}
     for key, pose in (("source", source), ("target", target)):
+        skeletons[key] = {name: _rounded(at.tolist()) for name, at in joints(body, pose).items()}
         capsule_mesh(body, pose).export(out / f"proxies/{key}.ply")
         meshes[key] = {"mesh": f"proxies/{key}.ply"}
     boxes = [
-        {"type": "box", "source": _box(before), "target": _box(after)}
+        {"type": "box", "source": _box_placement(before), "target": _box_placement(after)}
         for before, after in zip(limb_boxes(body, source), limb_boxes(body, target), strict=True)
     ]
     controls = {
@@ -179,20 +195,15 @@ def write_capture(out: Path, config: CaptureConfig) -> None:
         "edit-mesh.json": {"type": "mesh", **meshes},
         "edit-boxes.json": {"type": "parts", "parts": boxes},
     }
+    caption = body.caption()
     for name, control in controls.items():
-        _save_json(out / name, {"prompt": caption, "source_prompt": caption, "control": control})
+        write_json(out / name, {"prompt": caption, "source_prompt": caption, "control": control})
 
 
-def _box(box: Box) -> dict[str, list[float]]:
-    return {
-        key: [round(value, 5) for value in values]
-        for key, values in zip(("position", "rotation", "size"), box, strict=True)
-    }
+def _box_placement(box: Box) -> dict[str, list[float]]:
+    """A box as edit.json has it."""
+    return {key: _rounded(values) for key, values in zip(("position", "rotation", "size"), box, strict=True)}
 
 
-def _save_image(path: Path, frame: Frame) -> None:
-    Image.fromarray((frame.rgb * 255).round().clamp(0, 255).byte().numpy()).save(path)
-
-
-def _save_json(path: Path, document: dict) -> None:
-    path.write_text(json.dumps(document, indent=2) + "\n")
+def _rounded(values: list[float]) -> list[float]:
+    return [round(value, 5) for value in values]

@@ -20,7 +20,7 @@ from qnerf_nerfstudio.capture.cameras import transform_cameras
 from qnerf_nerfstudio.capture.coordinates import dataset_to_scene
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.common.files import write_json
-from qnerf_nerfstudio.common.images import load_images
+from qnerf_nerfstudio.common.images import load_images, to_bytes
 from qnerf_nerfstudio.toy.scoring import psnr
 
 
@@ -52,7 +52,7 @@ def load_truth(data: Path, split: str) -> Truth:
     """
     path = data / "truth/transforms.json"
     if not path.exists():
-        raise UserError(f"{path} does not exist; only captures made by `qnerf demo-scene` know the true edited views")
+        raise UserError(f"{path} does not exist; only captures made by `qnerf toy capture` know the true edited views")
     meta = json.loads(path.read_text())
     frames = [frame for frame in meta["frames"] if frame["split"] == split]
 
@@ -163,7 +163,7 @@ def write_sheet(path: Path, *groups: dict[str, Float[Tensor, "V 3 H W"]], column
             draw.text((margin - 8, y + cell // 2), label, fill="black", font=font, anchor="rm")
             chosen = [round(i * (len(views) - 1) / (columns - 1)) for i in range(columns)]
             resized = F.interpolate(views[chosen], (cell, cell), mode="bicubic", antialias=True).clamp(0, 1)
-            row = (torch.cat(list(resized), dim=-1).movedim(0, -1) * 255).round().byte()
+            row = to_bytes(torch.cat(list(resized), dim=-1))
             sheet.paste(Image.fromarray(row.numpy()), (margin, y))
             y += cell
         y += gap

@@ -1,1 +1,1 @@
-"""Training of the bundled editor. Needs torch, diffusers and transformers, not nerfstudio."""
+"""Training of the bundled editor; docs/bundled_editor.md says how and why."""

@@ -1,12 +1,13 @@
 """Training state in safetensors: weights, optimizer moments and the step, written whole or not at all."""
 
-import os
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
+
+from qnerf_nerfstudio.common.files import atomic_write
 
 
 def save_state(path: Path, modules: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
@@ -15,9 +16,8 @@ def save_state(path: Path, modules: nn.Module, average: nn.Module, optimizer: to
     tensors |= {f"average.{name}": value for name, value in average.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
-    temporary = path.with_suffix(".tmp")
-    save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, {"step": str(step)})
-    os.replace(temporary, path)
+    with atomic_write(path) as temporary:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, {"step": str(step)})
 
 
 def load_state(path: Path, modules: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> int:

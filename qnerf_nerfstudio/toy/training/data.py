@@ -9,8 +9,9 @@ from torch import Tensor
 
 from qnerf_nerfstudio.capture.cameras import Views
 from qnerf_nerfstudio.common.errors import UserError
+from qnerf_nerfstudio.common.images import to_bytes
 from qnerf_nerfstudio.controls.skeleton import draw_skeleton
-from qnerf_nerfstudio.controls.solids import box_mesh, cast, depth_images, placement_matrix, transform_mesh
+from qnerf_nerfstudio.controls.solids import box_mesh, depth_images, placement_matrix, raycast, transform_mesh
 from qnerf_nerfstudio.edit.openpose import OPENPOSE_BONES
 from qnerf_nerfstudio.edit.schema import Kind
 from qnerf_nerfstudio.toy.capture import SOURCE_RANGES, TARGET_RANGES, focal_length, orbit_camera
@@ -24,15 +25,15 @@ HELD_OUT = 1_000_000
 """Pairs from this index on are never trained on."""
 LIMB_BONES = tuple(bone for bone in OPENPOSE_BONES if bone[1].endswith(("elbow", "wrist", "knee", "ankle")))
 """The bones of arms and legs, which a loose control may leave out."""
-LOOSE_CONTROLS = 0.5
+LOOSE_CONTROL_SHARE = 0.5
 """Share of the training images whose control is a loose one."""
-DROPPED_BONES = 0.4
+DROPPED_BONE_SHARE = 0.4
 """Share of the limb bones that a loose control leaves out."""
-DEPTH_CONTROLS = 0.5
-"""Share of the training pairs whose controls are depths of a proxy, in the place of skeletons."""
-BOXES = 0.3
+DEPTH_CONTROL_SHARE = 0.5
+"""Share of the training pairs whose controls are depths of a proxy, instead of skeletons."""
+BOX_PROXY_SHARE = 0.3
 """Share of these proxies that are made of boxes; the others are made of capsules, as the figure is."""
-THICKNESS = (0.8, 1.25)
+PROXY_THICKNESS = (0.8, 1.25)
 """Range of a proxy's thickness, relative to the figure's."""
 
 
@@ -74,8 +75,10 @@ def draw_loosely(
 
 def draw_depth(views: Views, body: Body, poses: list[Pose], generator: torch.Generator) -> UInt8[Tensor, "P H W 3"]:
     """Draw proxies of the figure in several poses as depth: capsules or boxes, thicker or thinner than it."""
-    thickness = THICKNESS[0] + (THICKNESS[1] - THICKNESS[0]) * float(torch.rand((), generator=generator))
-    boxes = bool(torch.rand((), generator=generator) < BOXES)
+    thickness = PROXY_THICKNESS[0] + (PROXY_THICKNESS[1] - PROXY_THICKNESS[0]) * float(
+        torch.rand((), generator=generator)
+    )
+    boxes = bool(torch.rand((), generator=generator) < BOX_PROXY_SHARE)
     surfaces = []
     for pose in poses:
         if boxes:
@@ -83,8 +86,8 @@ def draw_depth(views: Views, body: Body, poses: list[Pose], generator: torch.Gen
             meshes = [transform_mesh(box_mesh(), matrix) for matrix in placed]
         else:
             meshes = [capsule_mesh(body, pose, thickness)]
-        surfaces.append(cast(views, meshes))
-    return (torch.cat(depth_images(surfaces)) * 255).round().byte().movedim(1, -1)
+        surfaces.append(raycast(views, meshes))
+    return to_bytes(torch.cat(depth_images(surfaces)))
 
 
 def render_pair(
@@ -116,10 +119,12 @@ def render_pair(
     skeletons = [joints(body, pose) for pose in poses]
     shares = [dropped or 0.0] * 2
     if dropped is None and index < HELD_OUT:
-        shares = [DROPPED_BONES if value < LOOSE_CONTROLS else 0.0 for value in torch.rand(2, generator=generator)]
+        shares = [
+            DROPPED_BONE_SHARE if value < LOOSE_CONTROL_SHARE else 0.0 for value in torch.rand(2, generator=generator)
+        ]
     room = render(body, None, c2w, focal, (size, size)) if with_room else None
     if kind is None:
-        solid = index < HELD_OUT and float(torch.rand((), generator=generator)) < DEPTH_CONTROLS
+        solid = index < HELD_OUT and float(torch.rand((), generator=generator)) < DEPTH_CONTROL_SHARE
         kind = "depth" if solid else "openpose"
     if kind == "depth":
         controls = draw_depth(views, body, poses, generator)
@@ -137,7 +142,7 @@ def render_pair(
 
 
 def _bytes(frame: Frame) -> UInt8[Tensor, "H W 3"]:
-    return (frame.rgb * 255).round().clamp(0, 255).byte()
+    return to_bytes(frame.rgb.movedim(-1, 0))
 
 
 class Pool:

@@ -9,11 +9,13 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
 from diffusers.training_utils import set_seed
+from jaxtyping import Float, Int
 from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from qnerf_nerfstudio.common.files import write_json
 from qnerf_nerfstudio.common.images import to_unit
 from qnerf_nerfstudio.diffusion.attention import AttentionState, attention, install
 from qnerf_nerfstudio.toy.training.checkpoint import load_state, save_state
@@ -31,21 +33,21 @@ from qnerf_nerfstudio.toy.training.vae import encode, learning_rate, update_aver
 
 FIGURE_WEIGHT = 3.0
 """Latents of the figure (either pose) count this much more than the room's."""
-MISLED = 0.5
-"""Share of the pairs with the same noise whose target is seen as its source, at timesteps from MISLED_FROM on."""
-MISLED_FROM = 700
-FIRST_PAIRS, PAIRS_PER_STEP = 512, 2
-"""The pool starts with so many pairs and grows by so many in a step: each pair is seen some six times. With fewer new
-ones, more training made no difference any more on held-out pairs."""
-SHARED_NOISE = 0.6
+SHARED_NOISE_SHARE = 0.6
 """Share of the pairs whose two images get the same noise, as an edit starts from its source view's inverted noise."""
+SOURCE_INPUT_SHARE = 0.5
+"""Share of the pairs with the same noise whose target gets its source's noisy latents as input, at high noise only."""
+SOURCE_INPUT_FROM_TIMESTEP = 700
+"""The first timestep, of 1000, at which that happens."""
+FIRST_PAIRS, PAIRS_PER_STEP = 512, 2
+"""The pool starts with so many pairs and grows by so many in a step: each pair is seen some six times."""
 
 
 @dataclass
 class LatentPool:
     """The pool of pairs with their latents, encoded once."""
 
-    codec: AutoencoderKL
+    vae: AutoencoderKL
     pool: Pool
     latents: list[Tensor] = field(default_factory=list)
 
@@ -54,8 +56,8 @@ class LatentPool:
         new = self.pool.grow(count)
         for start in range(0, len(new), 16):
             chunk = new[start : start + 16]
-            encoded = encode(self.codec, torch.cat([pair.images for pair in chunk]))
-            self.latents += list((encoded * self.codec.config.scaling_factor).unflatten(0, (-1, 2)))
+            encoded = encode(self.vae, torch.cat([pair.images for pair in chunk]))
+            self.latents += list((encoded * self.vae.config.scaling_factor).unflatten(0, (-1, 2)))
 
 
 def build_parts(tokenizer: CLIPTokenizer, initial: Path | None) -> nn.ModuleDict:
@@ -74,11 +76,11 @@ def predict(
     parts: nn.ModuleDict,
     state: AttentionState,
     injected: bool,
-    noisy: Tensor,
-    timesteps: Tensor,
-    text: Tensor,
-    controls: Tensor,
-) -> Tensor:
+    noisy: Float[Tensor, "N C h w"],
+    timesteps: Int[Tensor, "N"],
+    text: Float[Tensor, "N L D"],
+    controls: Float[Tensor, "N 3 H W"],
+) -> Float[Tensor, "N C h w"]:
     """UNet and ControlNet on a batch of [sources, targets], the sources' keys and values injected if asked."""
     down, middle = parts["controlnet"](noisy, timesteps, text, controls, return_dict=False)
     settings = AttentionState(branches=2, share_first=True) if injected else AttentionState()
@@ -102,11 +104,11 @@ def training_loss(
     scheduler: DDIMScheduler,
     tokenizer: CLIPTokenizer,
     pairs: list[Pair],
-    latents: Tensor,
+    latents: Float[Tensor, "B 2 C h w"],
     config: TrainEditorConfig,
     generator: torch.Generator,
-) -> Tensor:
-    """The v-prediction loss of one step on pairs (latents [B, 2, C, h, w]); the figure's latents weigh more."""
+) -> Float[Tensor, ""]:
+    """The v-prediction loss of one step on pairs; the figure's latents weigh more."""
     device = latents.device
     count = len(pairs)
     swap = torch.rand(count, generator=generator) < 0.5
@@ -122,7 +124,7 @@ def training_loss(
     weight = 1 + FIGURE_WEIGHT * F.adaptive_max_pool2d(masks, latents.shape[-2:])
     timesteps = torch.randint(scheduler.config.num_train_timesteps, (count,), generator=generator).repeat(2).to(device)
     noise = torch.randn(clean.shape, generator=generator)
-    shared = torch.rand(count, generator=generator) < SHARED_NOISE
+    shared = torch.rand(count, generator=generator) < SHARED_NOISE_SHARE
     noise[count:] = torch.where(shared[:, None, None, None], noise[:count], noise[count:])
     noise = noise.to(device)
     dropped = torch.rand(count, generator=generator) < config.caption_dropout
@@ -133,19 +135,20 @@ def training_loss(
     noisy = scheduler.add_noise(clean, noise, timesteps)
     target = scheduler.get_velocity(clean, noise, timesteps)
     # An edit starts from noise that its source view was inverted to, which still holds a little of the source. So at
-    # high noise some targets are seen as their source's noisy latents, and have to be told from the control alone.
-    misled = shared & (timesteps[:count].cpu() >= MISLED_FROM) & (torch.rand(count, generator=generator) < MISLED)
+    # high noise some targets get their source's noisy latents as input: only the control tells the two apart there.
+    source_input = shared & (timesteps[:count].cpu() >= SOURCE_INPUT_FROM_TIMESTEP)
+    source_input &= torch.rand(count, generator=generator) < SOURCE_INPUT_SHARE
+    source_input = source_input.to(device)[:, None, None, None]
     signal = scheduler.alphas_cumprod[timesteps[:count].cpu()].sqrt().to(device)[:, None, None, None]
-    towards_target = (signal * noisy[:count] - clean[count:]) / (1 - signal.square()).sqrt()
-    chosen = misled.to(device)[:, None, None, None]
-    noisy = torch.cat([noisy[:count], torch.where(chosen, noisy[:count], noisy[count:])])
-    target = torch.cat([target[:count], torch.where(chosen, towards_target, target[count:])])
+    velocity_to_target = (signal * noisy[:count] - clean[count:]) / (1 - signal.square()).sqrt()
+    noisy = torch.cat([noisy[:count], torch.where(source_input, noisy[:count], noisy[count:])])
+    target = torch.cat([target[:count], torch.where(source_input, velocity_to_target, target[count:])])
     error = predict(parts, state, injected, noisy, timesteps, text, controls) - target
     weight = weight.repeat(2, 1, 1, 1)
     return (weight * error.square()).mean() / weight.mean()
 
 
-def train_denoiser(config: TrainEditorConfig, codec: AutoencoderKL, console: Console) -> nn.ModuleDict:
+def train_denoiser(config: TrainEditorConfig, vae: AutoencoderKL, console: Console) -> nn.ModuleDict:
     """Train for `config.denoiser_steps` steps or go on from the checkpoint; returns the averaged weights."""
     set_seed(config.seed)
     device = torch.device(config.device)
@@ -165,7 +168,7 @@ def train_denoiser(config: TrainEditorConfig, codec: AutoencoderKL, console: Con
     done = load_state(path, parts, average, optimizer)
     curve: list[tuple[int, float]] = json.loads(curve_path.read_text()) if done else []
     curve_path.write_text(json.dumps(curve))
-    latents = LatentPool(codec.to(device), training_pool(config))
+    latents = LatentPool(vae.to(device), training_pool(config))
     latents.grow(min(config.pool, FIRST_PAIRS + PAIRS_PER_STEP * done))
     started, losses = time.monotonic(), []
     for step in range(done, config.denoiser_steps):
@@ -192,7 +195,7 @@ def train_denoiser(config: TrainEditorConfig, codec: AutoencoderKL, console: Con
             curve_path.write_text(json.dumps(curve))
             rate = (time.monotonic() - started) / (step + 1 - done)
             console.print(f"denoiser {step + 1}/{config.denoiser_steps}  loss {curve[-1][1]:.4f}  {rate:.2f} s/step")
-            export(config.work / "export", codec, average, tokenizer, scheduler)
+            export(config.work / "export", vae, average, tokenizer, scheduler)
         if (step + 1) % (4 * config.report_every) == 0:
             editor = load_trained(config.work / "export", config.device)
             evaluate(editor, Console(quiet=True), 8, config.work / f"sheet-{step + 1:05d}.png")
@@ -206,17 +209,17 @@ def _unet(parts: nn.ModuleDict) -> UNet2DConditionModel:
 
 
 def export(
-    out: Path, codec: AutoencoderKL, average: nn.ModuleDict, tokenizer: CLIPTokenizer, scheduler: DDIMScheduler
+    out: Path, vae: AutoencoderKL, average: nn.ModuleDict, tokenizer: CLIPTokenizer, scheduler: DDIMScheduler
 ) -> None:
     """Write the model set in the layout of a diffusers pipeline, half precision safetensors."""
-    parts = {"vae": codec, **dict(average.items())}
+    parts = {"vae": vae, **dict(average.items())}
     for name, part in parts.items():
         assert isinstance(part, AutoencoderKL | ControlNetModel | UNet2DConditionModel) or name == "text_encoder"
         copy.deepcopy(part).half().save_pretrained(out / name)
         # Parts that started from a model set remember its folder, which means nothing elsewhere.
         settings = json.loads((out / name / "config.json").read_text())
         settings.pop("_name_or_path", None)
-        (out / name / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
+        write_json(out / name / "config.json", settings)
     tokenizer.save_pretrained(out / "tokenizer")
     scheduler.save_pretrained(out / "scheduler")
     index = {
@@ -232,4 +235,4 @@ def export(
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
     }
-    (out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    write_json(out / "model_index.json", index)

@@ -3,14 +3,15 @@
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
+from jaxtyping import Float
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
-from qnerf_nerfstudio.common.images import to_unit
-from qnerf_nerfstudio.diffusion.editor import ControlNetEditor, Prompts, SourceBranch
+from qnerf_nerfstudio.common.images import to_unit, write_png
+from qnerf_nerfstudio.diffusion.conditions import Prompts, SourceBranch
+from qnerf_nerfstudio.diffusion.editor import ControlNetEditor
 from qnerf_nerfstudio.diffusion.loading import load_editor
 from qnerf_nerfstudio.edit.schema import Kind
 from qnerf_nerfstudio.methods import qnerf_edit_tiny
@@ -28,21 +29,18 @@ def load_trained(folder: Path, device: str) -> ControlNetEditor:
 
 
 @torch.no_grad()
-def edit_pair(editor: ControlNetEditor, pairs: list[Pair]) -> torch.Tensor:
-    """Edit the first image of each pair into the pose of the second, view by view; images [V, 3, H, W] in [0, 1]."""
-    images, controls = (to_unit(torch.stack(list(column))).to(editor.device) for column in _columns(pairs))
+def edit_pair(editor: ControlNetEditor, pairs: list[Pair]) -> Float[Tensor, "V 3 H W"]:
+    """Edit the first image of each pair into the pose of the second, view by view; images in [0, 1]."""
+    images = to_unit(torch.stack([pair.images for pair in pairs])).to(editor.device)
+    controls = to_unit(torch.stack([pair.controls for pair in pairs])).to(editor.device)
     text = torch.cat([editor.encode_prompt(pair.caption) for pair in pairs])
     prompts = Prompts(text, text, editor.encode_prompt(""))
     trajectory = editor.invert(editor.encode(images[:, 0]), text, controls[:, 0])
     latents = trajectory[0]
-    for step in range(editor.num_steps):
-        source = SourceBranch(trajectory[step], controls[:, 0])
-        latents = editor.denoise_step(latents, step, prompts, controls[:, 1], source)
+    for index in range(editor.num_steps):
+        source = SourceBranch(trajectory[index], controls[:, 0])
+        latents = editor.denoise_step(latents, index, prompts, controls[:, 1], source)
     return editor.decode(latents).cpu()
-
-
-def _columns(pairs: list[Pair]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    return [pair.images for pair in pairs], [pair.controls for pair in pairs]
 
 
 def evaluate(
@@ -74,7 +72,6 @@ def evaluate(
     if sheet is not None:
         controls = to_unit(torch.stack([pair.controls[1] for pair in pairs]))
         rows = torch.cat([torch.cat(list(part[:8]), dim=-1) for part in (sources, controls, edited, truths)], dim=-2)
-        sheet.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray((rows.movedim(0, -1).numpy() * 255).round().astype(np.uint8)).save(sheet)
+        write_png(sheet, rows)
         console.print(f"source, control, edited and truth by rows: {sheet}")
     return {name: round(float(value), 4) for name, value in figures.items()}

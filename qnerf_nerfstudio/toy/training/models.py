@@ -1,12 +1,12 @@
 """Architecture of the bundled editor: every part is a stock diffusers or transformers model."""
 
-import json
 import re
 from pathlib import Path
 
 from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from qnerf_nerfstudio.common.files import write_json
 from qnerf_nerfstudio.toy.figure import COLOURS, Body
 
 IMAGE_SIZE = 128
@@ -15,7 +15,7 @@ MAX_TOKENS = 48
 TEXT_WIDTH = 96
 
 
-def build_codec() -> AutoencoderKL:
+def build_vae() -> AutoencoderKL:
     """The VAE: f = 8 as Stable Diffusion's, 8 latent channels."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -101,7 +101,7 @@ def build_tokenizer(folder: Path) -> CLIPTokenizer:
     vocabulary += ["<|startoftext|>", "<|endoftext|>"]
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = list(dict.fromkeys(vocabulary))
-    (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(vocabulary)}))
+    write_json(folder / "vocab.json", {token: index for index, token in enumerate(vocabulary)})
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in merges) + "\n")
     return CLIPTokenizer(
         vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"), model_max_length=MAX_TOKENS

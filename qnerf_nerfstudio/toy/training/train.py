@@ -1,4 +1,4 @@
-"""`qnerf train-editor`: VAE, then UNet, ControlNet and text encoder, then export with a model card."""
+"""`qnerf toy train`: VAE, then UNet, ControlNet and text encoder, then export with a model card."""
 
 import json
 import os
@@ -8,17 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import matplotlib
 import torch
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from qnerf_nerfstudio.common.errors import UserError
-from qnerf_nerfstudio.diffusion.controlnets import BUNDLED_KINDS
+from qnerf_nerfstudio.diffusion.bundled import BUNDLED_KINDS
 from qnerf_nerfstudio.toy.training.config import TrainEditorConfig
 from qnerf_nerfstudio.toy.training.denoiser import export, train_denoiser
 from qnerf_nerfstudio.toy.training.evaluate import evaluate, load_trained
 from qnerf_nerfstudio.toy.training.models import build_scheduler, build_tokenizer
-from qnerf_nerfstudio.toy.training.vae import train_codec
+from qnerf_nerfstudio.toy.training.vae import train_vae
 
 
 @contextmanager
@@ -44,9 +44,9 @@ def train_editor(config: TrainEditorConfig, console: Console) -> None:
     config.work.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     with _flushed_denormals():
-        codec = train_codec(config, console)
-        parts = train_denoiser(config, codec, console)
-    export(config.out, codec, parts, build_tokenizer(config.work / "tokenizer"), build_scheduler())
+        vae = train_vae(config, console)
+        parts = train_denoiser(config, vae, console)
+    export(config.out, vae, parts, build_tokenizer(config.work / "tokenizer"), build_scheduler())
     _plot_curve(config.work)
     console.print(f"model set in {config.out}, {(time.monotonic() - started) / 60:.0f} minutes in this call")
 
@@ -67,8 +67,8 @@ def evaluate_editor(config: TrainEditorConfig, console: Console) -> None:
         CARD.format(
             size=size,
             start="" if config.initial is None else ", from the weights of an earlier model set",
-            codec_steps=config.codec_steps,
-            codec_batch=config.codec_batch,
+            vae_steps=config.vae_steps,
+            vae_batch=config.vae_batch,
             denoiser_steps=config.denoiser_steps,
             denoiser_batch=config.denoiser_batch,
             pool=config.pool,
@@ -83,15 +83,12 @@ def evaluate_editor(config: TrainEditorConfig, console: Console) -> None:
 
 def _plot_curve(work: Path) -> None:
     """Draw the denoiser's loss curve."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     curve = json.loads((work / "denoiser-curve.json").read_text())
-    figure, axes = plt.subplots(figsize=(7, 4))
+    figure = Figure(figsize=(7, 4))
+    axes = figure.add_subplot()
     axes.semilogy(*zip(*curve, strict=True))
     axes.set(xlabel="training step", ylabel="v-prediction loss", title="bundled editor")
     figure.savefig(work / "denoiser-curve.png", dpi=100, bbox_inches="tight")
-    plt.close(figure)
 
 
 CARD = """---
@@ -106,9 +103,9 @@ self-attention, one ControlNet that reads OpenPose skeletons and depths of proxi
 procedural articulated figure. It exists so that qnerf-edit runs end to end on a CPU without downloads: for the demo,
 the tests and the benchmarks. It knows nothing of real photos.
 
-- **Data**: rendered pairs (one body, one camera, two poses) of `qnerf_nerfstudio.scenes`, up to {pool} pairs; captions
+- **Data**: rendered pairs (one body, one camera, two poses) of `qnerf_nerfstudio.toy`, up to {pool} pairs; captions
   name the colours of the figure and its room.
-- **Training**: `qnerf train-editor`{start}; VAE {codec_steps} steps of {codec_batch} crops, then UNet, ControlNet and
+- **Training**: `qnerf toy train`{start}; VAE {vae_steps} steps of {vae_batch} crops, then UNet, ControlNet and
   text encoder together {denoiser_steps} steps of {denoiser_batch} pairs, v-prediction, moving average of the weights;
   in part of the steps the pair's own keys and values are injected into the decoder's self-attention, as the method
   does.

@@ -1,0 +1,66 @@
+"""What a run of an edit is asked to do."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from qnerf_nerfstudio.diffusion.config import EditorConfig
+from qnerf_nerfstudio.run.plan import Consolidation, PlanConfig
+
+
+@dataclass
+class RunSettings:
+    """Settings of a run; the pipeline's options are these. docs/options.md gives the reasons of the defaults."""
+
+    editor: EditorConfig = field(default_factory=EditorConfig)
+    """The diffusion models and how they are sampled."""
+    edit: Path | None = None
+    """The edit; by default edit.json in the data folder."""
+    outside_paths: bool = False
+    """Let edit.json and transforms.json name files outside of their own folders."""
+    consolidation: Consolidation = "progressive"
+    """How views are made to agree: "progressive" (interval by interval), "one-shot" (one early fit), or "none"."""
+    tau: int = 5
+    """Timesteps of an interval's guided part and of its look-ahead."""
+    stop: float = 0.8
+    """No interval starts after this share of the timesteps."""
+    chunk: int = 4
+    """Views that go through the diffusion models at once: more are faster and take more memory."""
+    source_iterations: int = 2000
+    """Training steps on the source photos after the inversion."""
+    fit_iterations: int = 500
+    """Training steps of each QNeRF fit."""
+    final_iterations: int = 15000
+    """Training steps of the final RGB field."""
+    lift_controls: bool = True
+    """Redraw control images of kind "openpose" from the one 3D skeleton that most views agree on."""
+    warm_start: bool = True
+    """Start fits from the field before them and the final field from that of the photos, instead of afresh."""
+    region: bool = True
+    """Restrict the edit to edit.json's region and masks, by default the visual hull of what the control changes."""
+    composite: bool = True
+    """Keep the photos' own pixels outside the region in the edited views."""
+    feather: float = 0.04
+    """Width of the seam between edited view and photo, as a share of the image's shorter side."""
+
+    def plan_config(self, num_views: int, ranks: int) -> PlanConfig:
+        """What the plan of a run over `num_views` views by `ranks` processes depends on.
+
+        Raises:
+            ValueError: A setting is out of its range; the message begins with its name.
+        """
+        self.editor.validate()
+        if not 0 <= self.feather <= 0.5:
+            raise ValueError(f"feather is {self.feather}; expected 0 to 0.5")
+        return PlanConfig(
+            num_views=num_views,
+            num_steps=self.editor.num_steps,
+            tau=self.tau,
+            # No process is to stay without views while another one has a whole chunk of them.
+            chunk=min(self.chunk, -(-num_views // ranks)),
+            source_iterations=self.source_iterations,
+            fit_iterations=self.fit_iterations,
+            final_iterations=self.final_iterations,
+            consolidation=self.consolidation,
+            stop=self.stop,
+            ranks=ranks,
+        )

@@ -1,0 +1,17 @@
+"""Settings of a procedural capture."""
+
+from dataclasses import dataclass
+
+
+@dataclass
+class CaptureConfig:
+    """A procedural capture: a figure in its source pose, with the truth for its target pose."""
+
+    seed: int = 0
+    """Seed of the figure, its poses and the cameras; the same seed gives the same files."""
+    num_views: int = 24
+    """Number of photos."""
+    num_novel_views: int = 8
+    """Number of further cameras, whose true edited views are written but no photos."""
+    size: int = 128
+    """Width and height of every image in pixels."""
