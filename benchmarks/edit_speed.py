@@ -28,8 +28,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from qnerf_nerfstudio.diffusion.attention import AttentionState, KeysValues
-from qnerf_nerfstudio.diffusion.config import BUNDLED_FOLDER
-from qnerf_nerfstudio.diffusion.editor import ControlNetEditor, Prompts, QueryTargets, SourceBranch
+from qnerf_nerfstudio.diffusion.bundled import BUNDLED_FOLDER
+from qnerf_nerfstudio.diffusion.conditions import Prompts, QueryTargets, SourceBranch
+from qnerf_nerfstudio.diffusion.editor import ControlNetEditor
 from qnerf_nerfstudio.diffusion.queries import CodecFit
 from qnerf_nerfstudio.methods import qnerf_edit, qnerf_edit_tiny
 from qnerf_nerfstudio.run.plan import Plan, PlanConfig, Task

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from qnerf_nerfstudio.diffusion.config import BUNDLED_FOLDER
+from qnerf_nerfstudio.diffusion.bundled import BUNDLED_FOLDER
 
 
 class EncoderFeatures(nn.Module):

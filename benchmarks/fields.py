@@ -10,11 +10,13 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from qnerf_nerfstudio.capture.capture import Capture
 from qnerf_nerfstudio.common.files import write_json
-from qnerf_nerfstudio.controls.projection import project_edit, restrict_field
+from qnerf_nerfstudio.controls.projection import project_edit
 from qnerf_nerfstudio.edit.reading import load_edit
-from qnerf_nerfstudio.field.datamanager import QNerfDataManager
+from qnerf_nerfstudio.field.datamanager import QNerfDataManager, Targets
 from qnerf_nerfstudio.field.model import QNerfModel
+from qnerf_nerfstudio.run.stages import photos_outside
 from qnerf_nerfstudio.studio.pipeline import QNerfPipelineConfig
 from qnerf_nerfstudio.toy.plain import train_plain
 
@@ -58,11 +60,12 @@ class Judge:
 
         def prepare(pipeline: VanillaPipeline) -> None:
             manager, model = _parts(pipeline)
-            if settings.region:
-                self._restrict(manager, model)
-            order = sorted(path.name for path in manager.filenames)
-            training = [order.index(path.name) for path in manager.filenames[: manager.num_train]]
-            manager.images = manager.photos_outside(edited[training].movedim(1, -1).contiguous())
+            capture = manager.capture
+            masks = self._restrict(capture, model) if settings.region else None
+            order = sorted(capture.names)
+            training = [order.index(name) for name in capture.names[: capture.num_train]]
+            images = photos_outside(capture, edited[training].movedim(1, -1).contiguous(), masks)
+            manager.set_targets(Targets(images=images, edit_masks=masks))
             model.begin_stage(0, "rgb", weights or model.initial_weights)
 
         return train_plain(data, self.work / "runs", self.edit, prepare, settings.final_iterations), data
@@ -76,11 +79,13 @@ class Judge:
             save_file({name: value.detach() for name, value in field.model.named_parameters()}, path)
         return load_file(path)
 
-    def _restrict(self, manager: QNerfDataManager, model: QNerfModel) -> None:
-        """Restrict the field to the region of the edit, as the product does."""
-        edit = load_edit(self.capture / "edit.json")
-        projected = project_edit(edit, self.capture, manager, manager.views().size, model.scene_box.aabb)
-        restrict_field(projected.influence, manager, model)
+    def _restrict(self, capture: Capture, model: QNerfModel) -> Tensor | None:
+        """Restrict the field to the region of the edit, as the product does; the masks of the training views."""
+        edit, views = load_edit(self.capture / "edit.json"), capture.views()
+        placed = (views, capture.names, capture.num_train, capture.to_scene)
+        influence = project_edit(edit, self.capture, *placed, views.size, model.scene_box.aabb).influence
+        model.restrict(influence.voxels)
+        return None if influence.masks is None else influence.masks[: capture.num_train]
 
 
 def depth_error(depths: Tensor, truth: Tensor, masks: Tensor) -> float:

@@ -25,7 +25,8 @@ from rich.console import Console
 from rich.table import Table
 
 from qnerf_nerfstudio.run.plan import Plan, PlanConfig, Task
-from qnerf_nerfstudio.toy.capture import CaptureConfig, write_capture
+from qnerf_nerfstudio.toy.capture import write_capture
+from qnerf_nerfstudio.toy.config import CaptureConfig
 
 LONE = (Task.SOURCE, Task.FIT, Task.FINAL)
 """Stages that write nothing into edit/ while they run."""
@@ -89,7 +90,7 @@ def main(config: Benchmark) -> None:
     work = config.work or Path(tempfile.mkdtemp())
     work.mkdir(parents=True, exist_ok=True)
     capture, plan, log = work / "capture", plan_of(config.views), work / "log.txt"
-    write_capture(capture, CaptureConfig(seed=0, views=config.views, size=64))
+    write_capture(capture, CaptureConfig(seed=0, num_views=config.views, size=64))
     folder = Path("e/qnerf-edit-tiny/t")
     started = time.monotonic()
     if ns_train(capture, work / "whole", log) != 0:

@@ -17,8 +17,11 @@ from typing import Any
 import torch
 from nerfstudio.scripts.train import entrypoint
 
-from qnerf_nerfstudio.run import artifacts as store
+from qnerf_nerfstudio.common import files, images
+from qnerf_nerfstudio.run import artifacts
+from qnerf_nerfstudio.run.run import EditRun
 from qnerf_nerfstudio.studio.pipeline import QNerfPipeline
+from qnerf_nerfstudio.studio.trainer import QNerfTrainer
 
 PLACES = ("before", "after", "write", "checkpoint", "interrupt")
 
@@ -36,21 +39,21 @@ def tear(path: Path) -> None:
 def arm(at: int, place: str) -> None:
     """Patch what the run passes through, so that it ends there."""
     reached = {"step": -1}
-    do_slice, written_whole, save = QNerfPipeline._do_slice, store.written_whole, torch.save
+    run_slice, atomic_write, save = QNerfPipeline._run_slice, files.atomic_write, torch.save
 
-    def watched_slice(pipeline: QNerfPipeline, step: int) -> None:
+    def watched_slice(pipeline: QNerfPipeline, run: EditRun, trainer: QNerfTrainer, step: int) -> None:
         reached["step"] = step
         if step == at and place == "before":
             die()
         if step == at and place == "interrupt":
             os.kill(os.getpid(), signal.SIGINT)
-        do_slice(pipeline, step)
+        run_slice(pipeline, run, trainer, step)
         if step == at and place == "after":
             die()
 
     @contextmanager
     def torn_write(path: Path) -> Iterator[Path]:
-        with written_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             yield temporary
             if place == "write" and reached["step"] >= at:
                 tear(temporary)
@@ -62,7 +65,8 @@ def arm(at: int, place: str) -> None:
             tear(path)
             die()
 
-    QNerfPipeline._do_slice, store.written_whole, torch.save = watched_slice, torn_write, torn_save
+    QNerfPipeline._run_slice, torch.save = watched_slice, torn_save
+    files.atomic_write = images.atomic_write = artifacts.atomic_write = torn_write
 
 
 if __name__ == "__main__":

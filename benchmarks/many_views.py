@@ -20,7 +20,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from qnerf_nerfstudio.toy.capture import CaptureConfig, write_capture
+from qnerf_nerfstudio.toy.capture import write_capture
+from qnerf_nerfstudio.toy.config import CaptureConfig
 
 SHORT = [
     *("--pipeline.source-iterations", "20", "--pipeline.fit-iterations", "20", "--pipeline.final-iterations", "20"),
@@ -58,7 +59,7 @@ class Row:
 def measure(views: int, config: Benchmark, work: Path) -> Row:
     """Edit a capture with this number of views."""
     capture, out = work / f"capture-{views}", work / f"run-{views}"
-    write_capture(capture, CaptureConfig(seed=7, views=views))
+    write_capture(capture, CaptureConfig(seed=7, num_views=views))
     where = ["--data", capture, "--output-dir", out, "--experiment-name", "e", "--timestamp", "t"]
     steps = ["--pipeline.editor.num-steps", config.num_steps]
     command = [Path(sys.executable).parent / "ns-train", "qnerf-edit-tiny", *where, *SHORT, *steps]

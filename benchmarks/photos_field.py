@@ -21,7 +21,8 @@ from rich.table import Table
 from settings import change, field_settings
 
 from qnerf_nerfstudio.studio.pipeline import QNerfPipelineConfig
-from qnerf_nerfstudio.toy.capture import CaptureConfig, sample_edit, write_capture
+from qnerf_nerfstudio.toy.capture import sample_edit, write_capture
+from qnerf_nerfstudio.toy.config import CaptureConfig
 from qnerf_nerfstudio.toy.plain import train_plain
 from qnerf_nerfstudio.toy.render import render
 from qnerf_nerfstudio.toy.scoring import psnr

@@ -27,7 +27,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from qnerf_nerfstudio.common.images import to_unit
-from qnerf_nerfstudio.diffusion.editor import ControlNetEditor, Prompts, QueryTargets
+from qnerf_nerfstudio.diffusion.conditions import Prompts, QueryTargets
+from qnerf_nerfstudio.diffusion.editor import ControlNetEditor
 from qnerf_nerfstudio.diffusion.queries import CodecFit, QueryMaps
 from qnerf_nerfstudio.field.field import QNerfField, QNerfHeadNames
 from qnerf_nerfstudio.field.losses import query_loss

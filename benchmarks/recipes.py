@@ -15,7 +15,7 @@ from torch import Tensor
 
 from qnerf_nerfstudio.common.images import load_images
 from qnerf_nerfstudio.controls.draw import control_images
-from qnerf_nerfstudio.diffusion.editor import Prompts
+from qnerf_nerfstudio.diffusion.conditions import Prompts
 from qnerf_nerfstudio.diffusion.loading import load_editor
 from qnerf_nerfstudio.edit.reading import load_edit
 from qnerf_nerfstudio.studio.pipeline import QNerfPipelineConfig

@@ -4,7 +4,8 @@ import torch
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from qnerf_nerfstudio.diffusion.config import BUNDLED_FOLDER, EditorConfig
+from qnerf_nerfstudio.diffusion.bundled import BUNDLED_FOLDER
+from qnerf_nerfstudio.diffusion.config import EditorConfig
 from qnerf_nerfstudio.diffusion.editor import ControlNetEditor
 from qnerf_nerfstudio.toy.training.models import build_scheduler
 

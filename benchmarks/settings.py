@@ -14,9 +14,10 @@ from qnerf_nerfstudio.common.files import write_json
 from qnerf_nerfstudio.common.images import to_unit, write_png
 from qnerf_nerfstudio.methods import qnerf_edit_tiny
 from qnerf_nerfstudio.studio.pipeline import QNerfPipelineConfig
-from qnerf_nerfstudio.toy.capture import TARGET_RANGES, CaptureConfig, sample_edit, write_capture
+from qnerf_nerfstudio.toy.capture import TARGET_RANGES, sample_edit, write_capture
+from qnerf_nerfstudio.toy.config import CaptureConfig
 from qnerf_nerfstudio.toy.figure import joints, sample_pose
-from qnerf_nerfstudio.toy.training.data import DROPPED_BONES, draw_loosely
+from qnerf_nerfstudio.toy.training.data import DROPPED_BONE_SHARE, draw_loosely
 
 Setting = Literal["tight", "loose", "wrong"]
 WRONG_EVERY = 5
@@ -37,14 +38,14 @@ def views_of(capture: Path) -> Views:
 
 def write_scene(out: Path, seed: int, views: int, setting: Setting) -> None:
     """Write the capture with this seed, and the control images of the setting in the place of its skeleton."""
-    write_capture(out, CaptureConfig(seed=seed, views=views))
+    write_capture(out, CaptureConfig(seed=seed, num_views=views))
     if setting == "tight":
         return
     generator = torch.Generator().manual_seed(seed)
     body, source, target = sample_edit(seed)
     wrong = replace(sample_pose(generator, TARGET_RANGES), lean=target.lean)
     cameras = views_of(out)
-    dropped = DROPPED_BONES if setting == "loose" else 0.0
+    dropped = DROPPED_BONE_SHARE if setting == "loose" else 0.0
     drawings = {
         "source": draw_loosely(cameras, joints(body, source), 0.0, generator),
         "target": draw_loosely(cameras, joints(body, target), dropped, generator),

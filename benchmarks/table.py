@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import matplotlib
+from matplotlib import pyplot as plt
 
 from qnerf_nerfstudio.common.files import write_json
 
@@ -30,8 +31,6 @@ def write_table(folder: Path, machine: str) -> str:
     (folder / "table.md").write_text(table + "\n")
     write_json(folder / "figures.json", {"machine": machine, "means": means, "cells": cells})
     matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     figure, axes = plt.subplots(figsize=(7, 0.4 * len(order) + 1))
     labels = [f"{method} ({len(cells[method])})" for method in order]
     axes.barh(labels, [means[method]["novel, union, dB"] for method in order])

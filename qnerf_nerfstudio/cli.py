@@ -9,8 +9,8 @@ import tyro
 from rich.console import Console
 
 from qnerf_nerfstudio.common.errors import UserError, print_error
-from qnerf_nerfstudio.toy.config import CaptureConfig
-from qnerf_nerfstudio.toy.training.config import TrainEditorConfig
+from qnerf_nerfstudio.common.quiet import ignore_third_party_warnings
+from qnerf_nerfstudio.toy.commands import Demo, Toy
 
 
 @dataclass
@@ -32,11 +32,11 @@ class Pose:
 
     def run(self, console: Console) -> None:
         """Serve the page."""
-        from qnerf_nerfstudio.pages.pose_page import PosePage, serve
-        from qnerf_nerfstudio.pages.posing import open_document
+        from qnerf_nerfstudio.edit.reading import edit_path  # noqa: PLC0415 - pydantic
+        from qnerf_nerfstudio.pages.pose_page import PosePage, serve  # noqa: PLC0415 - viser, nerfstudio
+        from qnerf_nerfstudio.pages.posing import open_document  # noqa: PLC0415 - nerfstudio
 
-        path = self.edit or (self.data.parent if self.data.suffix == ".json" else self.data) / "edit.json"
-        document = open_document(self.data, path, self.control, self.mesh)
+        document = open_document(self.data, edit_path(self.data, self.edit), self.control, self.mesh)
         serve(PosePage(self.data, document, self.host, self.port), console)
 
 
@@ -51,7 +51,7 @@ class Report:
 
     def run(self, console: Console) -> None:
         """Write the page."""
-        from qnerf_nerfstudio.pages.report import write_report
+        from qnerf_nerfstudio.pages.report import write_report  # noqa: PLC0415 - torch
 
         console.print(f"report: {write_report(self.run_folder, self.out)}", soft_wrap=True)
 
@@ -65,90 +65,10 @@ class Doctor:
 
     def run(self, console: Console) -> None:
         """Print what was found; the exit code is 1 where an edit cannot run."""
-        from qnerf_nerfstudio.doctor import examine, show
+        from qnerf_nerfstudio.doctor import examine, show  # noqa: PLC0415 - diffusers, nerfstudio
 
         if not show(examine(self.model), console):
             sys.exit(1)
-
-
-@dataclass
-class Demo:
-    """Edit a procedural capture from start to end: capture, edit, final NeRF, video, figures against the truth."""
-
-    out: tyro.conf.Positional[Path] = Path("demo")
-    """New folder for everything that the demo makes."""
-    seed: int = 7
-    """Seed of the capture."""
-
-    def run(self, console: Console) -> None:
-        """Run the demo."""
-        from qnerf_nerfstudio.toy.demo import run_demo
-
-        run_demo(self.out, self.seed, console)
-
-
-@dataclass
-class ToyCapture:
-    """Write a procedural capture of an articulated figure, an edit of its pose, and the true edited views."""
-
-    out: tyro.conf.Positional[Path]
-    """New folder for the dataset."""
-    capture: Annotated[CaptureConfig, tyro.conf.arg(name="")] = field(default_factory=CaptureConfig)
-
-    def run(self, console: Console) -> None:
-        """Write the capture."""
-        from qnerf_nerfstudio.toy.capture import write_capture
-
-        write_capture(self.out, self.capture)
-        console.print(f"{self.capture.num_views} views in {self.out}, the true edited views in {self.out / 'truth'}")
-
-
-@dataclass
-class ToyTrain(TrainEditorConfig):
-    """Train the bundled editor from the procedural domain, or measure it."""
-
-    def run(self, console: Console) -> None:
-        """Train and measure, or only measure."""
-        from qnerf_nerfstudio.toy.training.train import evaluate_editor, train_editor
-
-        if not self.evaluate:
-            train_editor(self, console)
-        evaluate_editor(self, console)
-
-
-@dataclass
-class ToyScore:
-    """Score a finished run on a procedural capture against the true edited views."""
-
-    run_folder: tyro.conf.Positional[Path]
-    """The run's folder, the one with config.yml."""
-    data: tyro.conf.Positional[Path]
-    """The procedural capture that was edited."""
-    unedited: Path | None = None
-    """Folder of novel views rendered by a field of the unedited capture, to compare with."""
-    sheet: Path | None = None
-    """Write a contact sheet here."""
-
-    def run(self, console: Console) -> None:
-        """Print the figures."""
-        from qnerf_nerfstudio.toy.truth import score_run
-
-        score_run(self.run_folder, self.data, self.unedited, self.sheet, console)
-
-
-@dataclass
-class Toy:
-    """The procedural domain: write a capture, train the bundled editor, or score a run against the truth."""
-
-    command: (
-        Annotated[ToyCapture, tyro.conf.subcommand("capture")]
-        | Annotated[ToyTrain, tyro.conf.subcommand("train")]
-        | Annotated[ToyScore, tyro.conf.subcommand("score")]
-    )
-
-    def run(self, console: Console) -> None:
-        """Run the chosen command."""
-        self.command.run(console)
 
 
 Command = (
@@ -162,6 +82,7 @@ Command = (
 
 def main() -> None:
     """Entry point of the `qnerf` command."""
+    ignore_third_party_warnings()
     console = Console()
     command = tyro.cli(Command, description=__doc__)  # pyright: ignore[reportArgumentType, reportCallIssue]
     try:

@@ -3,6 +3,7 @@
 import importlib
 import importlib.metadata
 import shutil
+from ctypes.util import find_library
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,7 @@ PACKAGES = ("nerfstudio", "torch", "diffusers", "transformers", "safetensors", "
 METHODS = ("qnerf-edit", "qnerf-edit-small", "qnerf-edit-tiny")
 PARTS = ("unet", "vae", "text_encoder")
 """Parts of a diffusers model folder that hold weights."""
+WITHOUT_OPEN3D = "Open3D needs it, so ns-export cannot run and splatfacto reads no sparse points"
 SMALL_GPU, LARGE_GPU = 11 * 2**30, 22 * 2**30
 """Bytes of GPU memory of the 12 GB and the 24 GB class."""
 
@@ -46,7 +48,9 @@ def examine(models: list[Path]) -> list[Finding]:
         _device(),
         _optional("tinycudann", "fields use torch, which is slower; see nerfstudio's installation notes"),
         _gsplat(),
-        _ffmpeg(),
+        _system("ffmpeg", shutil.which("ffmpeg") is not None, "ns-render cannot write videos", "ffmpeg"),
+        _system("libusb-1.0", find_library("usb-1.0") is not None, WITHOUT_OPEN3D, "libusb-1.0-0"),
+        _system("chromium", shutil.which("chromium") is not None, "tests of the pages are skipped", "chromium"),
         *(_model(folder) for folder in (BUNDLED_FOLDER, *models)),
     ]
 
@@ -112,10 +116,9 @@ def _gsplat() -> Finding:
     return Finding("gsplat for splatfacto", found.state, found.detail)
 
 
-def _ffmpeg() -> Finding:
-    if shutil.which("ffmpeg") is None:
-        return Finding("ffmpeg", "note", "is not on the PATH: ns-render cannot write videos; apt install ffmpeg")
-    return Finding("ffmpeg", "ok", "on the PATH")
+def _system(name: str, found: bool, without: str, package: str) -> Finding:
+    detail = "found" if found else f"is missing: {without}; apt-get install {package}"
+    return Finding(name, "ok" if found else "note", detail)
 
 
 def _model(folder: Path) -> Finding:

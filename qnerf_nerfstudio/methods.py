@@ -1,4 +1,7 @@
-"""The methods that nerfstudio registers. Imports neither diffusers nor transformers: all `ns-*` commands load it."""
+"""The methods that nerfstudio registers. Imports neither diffusers nor transformers: all `ns-*` commands load it.
+
+Why the values are what they are: docs/options.md.
+"""
 
 from copy import deepcopy
 
@@ -40,7 +43,6 @@ _edit = QNerfTrainerConfig(
             train_num_rays_per_batch=4096,
             eval_num_rays_per_batch=4096,
         ),
-        # Without gradient scaling, unlike views are explained by fog near the cameras (benchmarks/README.md).
         model=QNerfModelConfig(
             eval_num_rays_per_chunk=1 << 15, use_appearance_embedding=False, use_gradient_scaling=True
         ),
@@ -68,10 +70,7 @@ _tiny.pipeline = QNerfPipelineConfig(
         eval_num_rays_per_chunk=1 << 12,
         use_appearance_embedding=False,
         use_gradient_scaling=True,
-        # Scaled gradients clear the fog of nerfacto's initial density (1) slowly; with much less, limbs are painted
-        # onto the background (benchmarks/README.md).
         average_init_density=0.6,
-        # Captures are scaled so that cameras stand about 1 from what they look at; nothing close to them is matter.
         near_plane=0.5,
         space_annealing=300,
         far_plane=20.0,
@@ -86,9 +85,7 @@ _tiny.pipeline = QNerfPipelineConfig(
         proposal_net_args_list=[{"hidden_dim": 16, "log2_hashmap_size": 14, "num_levels": 4, "max_res": 128}],
         proposal_warmup=300,
         proposal_weights_anneal_max_num_iters=300,
-        # Twelve channels a layer: a ninth of the raw queries, and guidance points the same way (benchmarks/README.md).
         query_width=72,
-        # Edits are drawn to renders, not guided by queries (below): the final field gained 0.5 and 0.9 dB.
         queries_shape_density=False,
         camera_optimizer=deepcopy(_edit.pipeline.model.camera_optimizer),  # pyright: ignore[reportAttributeAccessIssue]
     ),
@@ -101,16 +98,12 @@ _tiny.pipeline = QNerfPipelineConfig(
         guidance_scale=1.0,
         injection_start=0.0,
         inversion_iterations=2,
-        # Beside renders, guidance by queries cost 0.4 dB in edited and in novel views (benchmarks/README.md).
         guidance_strength=0.0,
-        # To the end: edited views of two captures gained 0.7 and 0.8 dB, novel ones 0.3 and 0.4 (benchmarks/README.md).
         render_stop=1.0,
     ),
     tau=4,
     stop=0.4,
     chunk=8,
-    # Fields of the photos of five captures score 30 to 33 dB; of two, with half of the steps and all depths at once,
-    # 18 and 26 dB (benchmarks/README.md).
     source_iterations=1000,
     fit_iterations=800,
     final_iterations=1000,

@@ -20,11 +20,7 @@ def print_error(name: str, error: Exception, console: Console | None = None) -> 
 
 @contextmanager
 def exit_on_user_error(code: int = 2) -> Iterator[None]:
-    """End the program on a UserError, with its sentence instead of a traceback.
-
-    Args:
-        code: Exit code; 2 for what was wrong from the beginning, as for options, 1 for what went wrong later.
-    """
+    """End the program on a UserError with its sentence; code is 2 for what was wrong from the beginning, else 1."""
     try:
         yield
     except UserError as error:

@@ -14,8 +14,7 @@ from qnerf_nerfstudio.edit.schema import BoxRegion, SphereRegion
 RESOLUTION = 64
 """Cells along each side, first of the scene box, then of the region's own box."""
 AGREEING = 2 / 3
-"""Share of the views which see a cell that must see a change there. Views differ in what they state: a control may
-leave out a limb, or be wrong. With one half, regions of 24 views were ten times as large as with this."""
+"""Share of the views which see a cell that must see a change there: some controls leave out a limb, or are wrong."""
 SEEING = 0.5
 """A cell counts as seen by at least this share of the views that see the most often changed cell change, so that matter
 close to a few cameras is no change."""
@@ -38,7 +37,7 @@ class VoxelRegion:
         x, y, z = index.clamp(0, resolution - 1).unbind(-1)
         return self.cells[x, y, z] & inside
 
-    def to(self, device: torch.device | str) -> "Region":
+    def to(self, device: torch.device | str) -> "VoxelRegion":
         """The same region on another device."""
         return VoxelRegion(self.box.to(device), self.cells.to(device))
 

@@ -25,10 +25,7 @@ def estimate_bytes(editor: "ControlNetEditor", chunk: int, size: tuple[int, int]
     """Bytes that a chunk of views takes at its peak, beside the models' weights.
 
     The largest of three: the batch of all branches of a denoising step, the activations that guidance keeps, and the
-    VAE. Calibrated by the peak resident memory of a CPU process in float32 (torch 2.15), at the lower end of what was
-    measured: a random UNet in the shape of Stable Diffusion with a fifth and with two fifths of its widths at 256 and
-    512 pixels held 32 to 41 maps in sampling, kept 43 to 49 in guidance and 14 to 19 with checkpointing, the bundled
-    editor 30 to 37 and 42 to 43, in chunks of 1 to 8. It grew linearly with the chunk and the number of pixels.
+    VAE. docs/options.md says how it was calibrated.
 
     Args:
         editor: The editor.

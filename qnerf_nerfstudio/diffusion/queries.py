@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 QueryMaps = dict[str, Float[Tensor, "V H W C"]]
 """Query maps of V views by layer name; H, W and C differ between layers."""
@@ -73,6 +74,11 @@ class QueryCodec:
     def finest(self) -> tuple[int, int]:
         """Height and width of the query maps of the finest layer."""
         return max(layer.size for layer in self.layers.values())
+
+    def join(self, codes: dict[str, Float[Tensor, "V H W K"]]) -> Float[Tensor, "V h w W"]:
+        """Codes of all layers side by side, at the finest layer's resolution."""
+        layers = [F.interpolate(codes[name].movedim(-1, 1), self.finest, mode="bilinear") for name in self.layers]
+        return torch.cat(layers, dim=1).movedim(1, -1)
 
     def split(self, code: Float[Tensor, "*batch W"]) -> dict[str, Float[Tensor, "*batch K"]]:
         """Take a concatenated code apart."""

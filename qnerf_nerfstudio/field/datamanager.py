@@ -48,7 +48,8 @@ class QNerfDataManager(VanillaDataManager[EditedDataset]):
 
     def __init__(self, config: QNerfDataManagerConfig, *args: object, **kwargs: object) -> None:
         super().__init__(config, *args, **kwargs)  # pyright: ignore[reportArgumentType]
-        self._targets = Targets()
+        self.targets = Targets()
+        """What rays are handed out with."""
         self.use_edited_images(config.edited_images)
 
     def use_edited_images(self, folder: Path | None) -> None:
@@ -66,7 +67,7 @@ class QNerfDataManager(VanillaDataManager[EditedDataset]):
 
     def set_targets(self, targets: Targets) -> None:
         """Hand out these targets from now on."""
-        self._targets = targets
+        self.targets = targets
 
     def next_train(self, step: int) -> tuple[RayBundle, dict]:
         """Rays of training views with the targets of the current stage."""
@@ -74,7 +75,7 @@ class QNerfDataManager(VanillaDataManager[EditedDataset]):
         cached: Any = next(self.iter_train_image_dataloader)
         assert self.train_pixel_sampler is not None
         batch = self.train_pixel_sampler.sample(dict(cached))
-        indices, targets = batch["indices"], self._targets
+        indices, targets = batch["indices"], self.targets
         if targets.images is not None:
             view, row, column = indices.cpu().unbind(-1)
             batch["image"] = targets.images[view, row, column]

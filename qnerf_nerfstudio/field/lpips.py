@@ -11,11 +11,7 @@ from qnerf_nerfstudio.common.console import CONSOLE
 
 
 class LazyLpips:
-    """LPIPS that loads its network at first use, and says so once where its weights cannot be had.
-
-    Args:
-        kwargs: Arguments of torchmetrics' LearnedPerceptualImagePatchSimilarity.
-    """
+    """torchmetrics' LPIPS, loaded at first use; says so once where its weights cannot be had."""
 
     def __init__(self, **kwargs: Any) -> None:
         self.kwargs = kwargs
@@ -25,7 +21,7 @@ class LazyLpips:
     def __call__(self, truth: Tensor, image: Tensor) -> Tensor:
         """LPIPS of image batches in [0, 1]; NaN where the weights cannot be had."""
         if self.network is None and not self.failed:
-            from torchmetrics.image import lpip
+            from torchmetrics.image import lpip  # noqa: PLC0415 - transformers, out of ns-* start-up
 
             try:
                 self.network = lpip.LearnedPerceptualImagePatchSimilarity(**self.kwargs).to(image.device)
@@ -38,7 +34,7 @@ class LazyLpips:
 @contextmanager
 def lazy_lpips() -> Iterator[None]:
     """Let nerfacto, which imports LPIPS where it builds it, build LazyLpips meanwhile."""
-    from torchmetrics.image import lpip
+    from torchmetrics.image import lpip  # noqa: PLC0415 - transformers, out of ns-* start-up
 
     stock = lpip.LearnedPerceptualImagePatchSimilarity
     lpip.LearnedPerceptualImagePatchSimilarity = LazyLpips

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 import viser
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from rich.console import Console
 
 from qnerf_nerfstudio.capture.capture import sparse_points
@@ -191,14 +191,8 @@ class PosePage:
         values = {"position": self._position.value, "rotation": self._rotation.value, key: self._extent.value}
         self.document.set_placement(self._part_index, self._side, values)
 
-    def _place(self, position: list[float], wxyz: ArrayLike | None, merge: bool = False) -> None:
-        """Put the selected joint, or the solid, at a position.
-
-        Args:
-            position: In the dataset's coordinates.
-            wxyz: The solid's orientation as a quaternion; a joint has none.
-            merge: Undo this change together with the one before.
-        """
+    def _place(self, position: list[float], wxyz: NDArray | None, merge: bool = False) -> None:
+        """Put the selected joint, or the solid, at a position; with `merge` both changes are undone together."""
         part = self.document.parts[self._part_index]
         if isinstance(part, SkeletonControl):
             joints = self.document.joints(self._part_index, self._side)
@@ -240,12 +234,11 @@ class PosePage:
 
     def _pick_pixel(self, event: viser.ScenePointerEvent) -> None:
         """Take a click for the pixel of the chosen photo that lies under it; the second click places the joint."""
-        met = self._clicks.add(self._photo_index, torch.tensor(event.ray_direction))
-        if met is None:
+        if not self._clicks.add(self._photo_index, torch.tensor(event.ray_direction)):
             self.say(f"Now choose another photo, look through it, and click **{plain(self._selected)}** there.")
             return
         self.server.scene.remove_pointer_callback()
-        point, gap = met
+        point, gap = self._clicks.point()
         self._place(point.tolist(), None)
         kept = " as far as its bone reaches" if self._keep_lengths.value else ""
         self.say(f"**{plain(self._selected)}** placed{kept}; the two clicks miss each other by {2 * gap:.3g}.")

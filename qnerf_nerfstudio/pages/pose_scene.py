@@ -45,16 +45,9 @@ class Photos:
     """The photos at the page's size."""
 
     def with_control(self, index: int, edit: Edit, folder: Path, side: Side) -> UInt8[NDArray, "H W 3"]:
-        """A photo with the control in one pose drawn over it.
-
-        Args:
-            index: The photo.
-            edit: The edit whose control is drawn.
-            folder: Folder of edit.json.
-            side: The pose.
-        """
+        """A photo with the control of an edit, in one pose, drawn over it; `folder` is that of edit.json."""
         photo = self.images[index]
-        size = photo.shape[:2]
+        size = (photo.shape[0], photo.shape[1])
         views, names = self.views[index : index + 1].resized(size), [self.names[index]]
         try:
             drawn = control_images(edit, folder, views, names, IDENTITY, size)
@@ -136,15 +129,7 @@ class PoseScene:
                     self._draw_solid(name, getattr(part, pose), active)
 
     def draw_gizmo(self, number: int, side: Side, position: ArrayLike, wxyz: ArrayLike, turns: bool) -> None:
-        """Draw the gizmo of a part in one pose, at a position in the dataset's coordinates.
-
-        Args:
-            number: Index of the part.
-            side: The pose.
-            position: Where the gizmo is.
-            wxyz: Its orientation as a quaternion.
-            turns: Whether it has rings to turn the part by.
-        """
+        """Draw the gizmo of a part in one pose, in the dataset's coordinates; `turns` gives it rings to turn by."""
         key = (number, side)
         if self._gizmo is not None and self._gizmo_of == key:
             self._gizmo.position, self._gizmo.wxyz = self._to_page(position), np.asarray(wxyz)

@@ -313,12 +313,9 @@ def pixel_under(views: Views, index: int, direction: Tensor) -> Tensor:
         UserError: The ray misses the photo.
     """
     local = direction.to(views.c2w) @ views.c2w[index, :, :3]
-    if float(local[2]) >= 0:
-        raise UserError("the click does not hit the photo; look through it first")
-    height, width = views.size
-    focal = views.intrinsics[index, 1]
+    (height, width), focal = views.size, views.intrinsics[index, 1]
     x, y = -local[0] / local[2] * focal + width / 2, local[1] / local[2] * focal + height / 2
-    if not (0 <= float(x) < width and 0 <= float(y) < height):
+    if float(local[2]) >= 0 or not (0 <= float(x) < width and 0 <= float(y) < height):
         raise UserError("the click does not hit the photo; look through it first")
     return torch.stack([x, y])
 
@@ -334,18 +331,11 @@ class PhotoClicks:
         self._views = views
         self._rays: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def add(self, index: int, direction: Float[Tensor, "3"]) -> tuple[Float[Tensor, "3"], float] | None:
-        """Take a click on a photo.
-
-        Args:
-            index: The photo.
-            direction: Direction of the ray from the photo's camera through the click.
-
-        Returns:
-            The point that both clicks show and half of the distance between their rays; None after the first click.
+    def add(self, index: int, direction: Float[Tensor, "3"]) -> bool:
+        """Take a click on a photo, the direction of the ray through it; whether there are two clicks now.
 
         Raises:
-            UserError: The click hits no pixel of another photo, or the two rays do not meet.
+            UserError: The click hits no pixel of the photo, or the photo has its click already.
         """
         if index in self._rays:
             raise UserError("that is the same photo; choose another one and look through it")
@@ -354,8 +344,9 @@ class PhotoClicks:
         if not directions.isfinite().all():
             raise UserError("the lens shows nothing there; click inside the photo")
         self._rays[index] = origins[0, 0], directions[0, 0]
-        if len(self._rays) < 2:
-            return None
+        return len(self._rays) == 2
+
+    def point(self) -> tuple[Float[Tensor, "3"], float]:
+        """The point that both clicks show, and half of the distance between their rays; see `intersect_rays`."""
         origins, directions = zip(*self._rays.values(), strict=True)
-        self._rays = {}
         return intersect_rays(torch.stack(origins), torch.stack(directions))

@@ -110,7 +110,7 @@ def _views(artifacts: EditArtifacts, photos: list[Path]) -> list[ViewRow]:
             ViewRow(
                 name=photo.name,
                 source=_picture(photo, SIDE),
-                control=_picture(artifacts.control("target", photo), SIDE),
+                control=_picture(artifacts.view(artifacts.controls("target"), photo), SIDE),
                 edited=_picture(edited, SIDE),
                 before=_picture(photo, 2 * SIDE),
                 after=_picture(edited, 2 * SIDE),
@@ -171,10 +171,10 @@ def _curves(artifacts: EditArtifacts, losses: list[dict[str, float]]) -> str:
     errors = query_errors(artifacts)
     if not losses:
         return ""
-    import matplotlib
+    import matplotlib  # noqa: PLC0415 - out of ns-* start-up
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib import pyplot as plt  # noqa: PLC0415 - out of ns-* start-up
 
     figure, axes = plt.subplots(1, 2 if errors else 1, figsize=(11, 3.2), squeeze=False)
     names = sorted({name for each in losses for name in each if name.endswith("_loss")})

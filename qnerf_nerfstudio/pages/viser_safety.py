@@ -1,4 +1,4 @@
-"""What viser's pages need so that neither strangers' text nor a failure does harm."""
+"""Protects viser's pages from text that strangers wrote, and from failures."""
 
 import re
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ def plain(text: str) -> str:
 def atomic(owner: viser.ViserServer | viser.ClientHandle) -> Iterator[None]:
     """`owner.atomic()`, from which an exception may leave.
 
-    viser would keep its lock for ever then; a server that is being stopped raises exceptions.
+    viser would never release its lock then; a server that is being stopped raises exceptions.
     """
     failure: Exception | None = None
     with owner.atomic():

@@ -7,6 +7,7 @@ that was killed finds all that its next slice needs. Everything is written under
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,9 @@ import torch
 from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn import functional as F
 
 from qnerf_nerfstudio.common.files import atomic_write, write_json
 from qnerf_nerfstudio.common.images import load_images, write_png
-from qnerf_nerfstudio.diffusion.queries import QueryCodec, QueryMaps
 
 SOURCE = "source"
 """The trajectory of the inverted source views."""
@@ -32,6 +31,31 @@ def edited_trajectory(attempt: int) -> str:
 def look_ahead_trajectory(interval: int) -> str:
     """The trajectory on which an interval looks ahead."""
     return f"ahead-{interval}"
+
+
+@dataclass(frozen=True)
+class TensorFile:
+    """Named tensors in a safetensors file."""
+
+    path: Path
+
+    def save(self, tensors: dict[str, Tensor]) -> None:
+        """Write it whole or not at all."""
+        on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        with atomic_write(self.path) as temporary:
+            save_file(on_cpu, temporary)
+
+    def load(self) -> dict[str, Tensor]:
+        """Read it back.
+
+        Raises:
+            FileNotFoundError: It was not written.
+        """
+        if not self.path.exists():
+            raise FileNotFoundError(
+                f"{self.path} is missing; the run's edit/ folder is incomplete, start the run afresh"
+            )
+        return load_file(self.path)
 
 
 class EditArtifacts:
@@ -48,6 +72,8 @@ class EditArtifacts:
         """The edited dataset; it exists where all views are edited."""
         self.images = root / "images"
         """The edited views, at the photos' resolution."""
+        self.source_field = TensorFile(root / "source_field.safetensors")
+        """The field of the photos, which later stages start from."""
 
     def previews(self, interval: int) -> Path:
         """Folder of the edited views as they looked when an interval extracted their queries."""
@@ -69,102 +95,48 @@ class EditArtifacts:
         """The picture in a folder of edited views or control images that belongs to a photo."""
         return folder / f"{photo.stem}.png"
 
-    def control(self, kind: str, photo: Path) -> Path:
-        """The control image of a photo; kind is "source" or "target"."""
-        return self.view(self.root / "controls" / kind, photo)
-
-    def write_controls(self, kind: str, photos: list[Path], images: Float[Tensor, "V 3 H W"]) -> None:
-        """Write the control images of all photos; kind is "source" or "target"."""
-        for photo, image in zip(photos, images, strict=True):
-            write_png(self.control(kind, photo), image)
-
     def load_views(self, folder: Path, photos: list[Path]) -> Float[Tensor, "V H W 3"]:
         """Edited views or previews of photos, in [0, 1]."""
         return torch.stack(load_images([self.view(folder, photo) for photo in photos]))
 
-    def has_latents(self, trajectory: str, index: int, chunk: int) -> bool:
-        """Whether the latents of a chunk of views at a timestep index of a trajectory are there."""
-        return self._path(_latents(trajectory, index, chunk)).exists()
+    def controls(self, kind: str) -> Path:
+        """Folder of the control images; kind is "source" or "target"."""
+        return self.root / "controls" / kind
 
-    def save_latents(self, trajectory: str, index: int, chunk: int, latents: Tensor) -> None:
-        """Write the latents of a chunk of views at a timestep index of a trajectory."""
-        self._save(_latents(trajectory, index, chunk), {"latents": latents})
+    def write_controls(self, kind: str, photos: list[Path], images: Float[Tensor, "V 3 H W"]) -> None:
+        """Write the control images of all photos; kind is "source" or "target"."""
+        for photo, image in zip(photos, images, strict=True):
+            write_png(self.view(self.controls(kind), photo), image)
 
-    def load_latents(self, trajectory: str, index: int, chunk: int) -> Tensor:
-        """Read latents back; see save_latents."""
-        return self._load(_latents(trajectory, index, chunk))["latents"]
+    def latents(self, trajectory: str, index: int, chunk: int) -> TensorFile:
+        """The latents ("latents") of a chunk of views at a timestep index of a trajectory."""
+        return TensorFile(self.root / f"latents/{trajectory}/{index:04d}-{chunk:03d}.safetensors")
 
-    def has_codec(self, interval: int) -> bool:
-        """Whether the queries of an interval are coded, all of them."""
-        return self._path(f"queries/{interval}/codec").exists()
+    def raw_queries(self, interval: int, chunk: int) -> TensorFile:
+        """The query maps of a chunk by layer, in half precision, until they are coded."""
+        return TensorFile(self.root / f"queries/raw-{interval}/{chunk:03d}.safetensors")
 
-    def save_codec(self, interval: int, codec: QueryCodec) -> None:
-        """Write an interval's codec, after its codes; the raw queries go."""
-        self._save(f"queries/{interval}/codec", codec.tensors())
+    def discard_raw_queries(self, interval: int) -> None:
+        """Remove the query maps of an interval, which is coded."""
         shutil.rmtree(self.root / f"queries/raw-{interval}", ignore_errors=True)
 
-    def load_codec(self, interval: int) -> QueryCodec:
-        """The codec of an interval."""
-        return QueryCodec.from_tensors(self._load(f"queries/{interval}/codec"))
+    def codes(self, interval: int, chunk: int) -> TensorFile:
+        """The extracted query codes of a chunk by layer, in half precision."""
+        return TensorFile(self.root / f"queries/{interval}/codes-{chunk:03d}.safetensors")
 
-    def save_queries(self, interval: int, chunk: int, queries: QueryMaps) -> None:
-        """Write the raw query maps of a chunk, in half precision."""
-        self._save(f"queries/raw-{interval}/{chunk:03d}", {name: maps.half() for name, maps in queries.items()})
+    def codec(self, interval: int) -> TensorFile:
+        """The codec of an interval; where it exists, the interval's codes are complete."""
+        return TensorFile(self.root / f"queries/{interval}/codec.safetensors")
 
-    def load_queries(self, interval: int, chunk: int) -> QueryMaps:
-        """Raw query maps of a chunk."""
-        return {name: maps.float() for name, maps in self._load(f"queries/raw-{interval}/{chunk:03d}").items()}
-
-    def save_codes(self, interval: int, chunk: int, codes: dict[str, Tensor]) -> None:
-        """Write the extracted query codes of a chunk by layer, in half precision."""
-        self._save(f"queries/{interval}/codes-{chunk:03d}", {name: code.half() for name, code in codes.items()})
-
-    def load_codes(self, interval: int, chunk: int) -> dict[str, Float[Tensor, "V H W K"]]:
-        """Extracted query codes of a chunk by layer, in the order of the codec."""
-        stored = self._load(f"queries/{interval}/codes-{chunk:03d}")
-        return {name: stored[name].float() for name in sorted(stored)}
-
-    def load_joined_codes(self, interval: int, chunks: int) -> Float[Tensor, "V h w W"]:
-        """Extracted query codes of all views, all layers side by side at the finest layer's resolution."""
-        finest = self.load_codec(interval).finest
-        joined = []
-        for chunk in range(chunks):
-            layers = [
-                F.interpolate(code.movedim(-1, 1), finest, mode="bilinear").movedim(1, -1)
-                for code in self.load_codes(interval, chunk).values()
-            ]
-            joined.append(torch.cat(layers, dim=-1))
-        return torch.cat(joined)
-
-    def has_rendered(self, interval: int, chunk: int) -> bool:
-        """Whether what an interval's field renders for a chunk is there."""
-        return self._path(_rendered(interval, chunk)).exists()
-
-    def save_rendered(self, interval: int, chunk: int, rendered: dict[str, Tensor]) -> None:
-        """Write what an interval's field renders for a chunk: codes by layer, "errors", and "clean" latents."""
-        self._save(_rendered(interval, chunk), rendered)
-
-    def load_rendered(self, interval: int, chunk: int) -> dict[str, Tensor]:
-        """Read back what save_rendered wrote."""
-        return self._load(_rendered(interval, chunk))
+    def rendered(self, interval: int, chunk: int) -> TensorFile:
+        """What an interval's field renders for a chunk: codes by layer, "errors" [V], and "clean" latents."""
+        return TensorFile(self.root / f"queries/{interval}/rendered-{chunk:03d}.safetensors")
 
     def query_files(self) -> Iterator[tuple[int, list[Path], list[Path]]]:
         """The files of extracted codes and of renders by interval."""
         for folder in sorted((self.root / "queries").glob("[0-9]*"), key=lambda path: int(path.name)):
             extracted, rendered = (sorted(folder.glob(f"{kind}-*.safetensors")) for kind in ("codes", "rendered"))
             yield int(folder.name), extracted, rendered
-
-    def has_source_field(self) -> bool:
-        """Whether the field of the photos is kept."""
-        return self._path("source_field").exists()
-
-    def save_source_field(self, parameters: dict[str, Tensor]) -> None:
-        """Keep the field of the photos, which later stages start from."""
-        self._save("source_field", parameters)
-
-    def load_source_field(self) -> dict[str, Tensor]:
-        """The parameters of the field of the photos by name."""
-        return self._load("source_field")
 
     def save_progress(self, seconds: dict[str, float], losses: list[dict[str, float]]) -> None:
         """Write the seconds of each stage and the points of the loss curves."""
@@ -173,30 +145,7 @@ class EditArtifacts:
 
     def load_progress(self) -> tuple[dict[str, float], list[dict[str, float]]]:
         """Read back what save_progress wrote; empty where it wrote nothing yet."""
-        seconds, curves = (_read_json(self.root / f"{name}.json") for name in ("seconds", "curves"))
-        return seconds, curves.get("losses", [])
-
-    def _save(self, key: str, tensors: dict[str, Tensor]) -> None:
-        on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        with atomic_write(self._path(key)) as temporary:
-            save_file(on_cpu, temporary)
-
-    def _load(self, key: str) -> dict[str, Tensor]:
-        path = self._path(key)
-        if not path.exists():
-            raise FileNotFoundError(f"{path} is missing; the run's edit/ folder is incomplete, start the run afresh")
-        return load_file(path)
-
-    def _path(self, key: str) -> Path:
-        return self.root / f"{key}.safetensors"
-
-
-def _latents(trajectory: str, index: int, chunk: int) -> str:
-    return f"latents/{trajectory}/{index:04d}-{chunk:03d}"
-
-
-def _rendered(interval: int, chunk: int) -> str:
-    return f"queries/{interval}/rendered-{chunk:03d}"
+        return _read_json(self.root / "seconds.json"), _read_json(self.root / "curves.json").get("losses", [])
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -27,19 +27,21 @@ def run_options(config: TrainerConfig, processes: int) -> dict[str, str]:
         processes: Number of processes that share it.
     """
     parts = {"pipeline": config.pipeline, "optimizers": config.optimizers, "mixed_precision": config.mixed_precision}
-    found = {name: value for key, part in parts.items() for name, value in _flat(key, part) if name not in NOT_COMPARED}
+    found = {
+        name: value for key, part in parts.items() for name, value in flatten(key, part) if name not in NOT_COMPARED
+    }
     found |= {"machine.seed": repr(config.machine.seed), "machine.num_devices": repr(processes)}
     return {"--" + name.replace("_", "-"): value for name, value in found.items()}
 
 
-def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
-    """A setting and those in it, by their dotted names."""
+def flatten(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """A setting, or a JSON document, as the values in it by their dotted names."""
     if is_dataclass(value) and not isinstance(value, type):
         for each in fields(value):
-            yield from _flat(f"{name}.{each.name}", getattr(value, each.name))
+            yield from flatten(f"{name}.{each.name}", getattr(value, each.name))
     elif isinstance(value, dict):
         for key, each in value.items():
-            yield from _flat(f"{name}.{key}", each)
+            yield from flatten(f"{name}.{key}", each)
     elif not isinstance(value, type) and not callable(value):
         yield name, repr(value)
 
@@ -54,15 +56,6 @@ def contents(paths: list[Path]) -> dict[str, str]:
                 digest.update(block)
         hashes[path.name] = digest.hexdigest()
     return hashes
-
-
-def flat_document(name: str, document: Any) -> dict[str, str]:
-    """A JSON document's values by their dotted names."""
-    if isinstance(document, dict):
-        return {
-            key: value for part in document for key, value in flat_document(f"{name}.{part}", document[part]).items()
-        }
-    return {name: repr(document)}
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str], limit: int = 4) -> str:

@@ -7,11 +7,10 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from qnerf_nerfstudio import __version__
 from qnerf_nerfstudio.common.errors import UserError
-from qnerf_nerfstudio.common.files import write_json
+from qnerf_nerfstudio.common.version import __version__
 from qnerf_nerfstudio.edit.schema import Edit
-from qnerf_nerfstudio.run.fingerprint import differences, flat_document
+from qnerf_nerfstudio.run.fingerprint import differences, flatten
 from qnerf_nerfstudio.run.plan import Revision
 
 
@@ -40,22 +39,16 @@ class Manifest(BaseModel):
     """Hashes of the photos' contents by their names."""
     edit: Edit
     """The edit."""
-    names: list[str]
-    """File names of all views, training views first."""
     paths: list[str]
-    """Where their photos are."""
+    """Where the photos of all views are, training views first."""
     num_train: Annotated[int, Field(ge=1)]
     """Number of training views."""
-    image_size: tuple[int, int]
+    image_size: tuple[int, int] = (0, 0)
     """Height and width of the images that are edited."""
     revisions: tuple[Revision, ...] = ()
     """Changes of the plan, in their order."""
     attempts: Annotated[tuple[Attempt, ...], Field(min_length=1)]
     """What each attempt is sampled with."""
-
-    def write(self, path: Path) -> None:
-        """Write it whole or not at all."""
-        write_json(path, self.model_dump(mode="json"))
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -77,25 +70,23 @@ def read_manifest(path: Path) -> Manifest:
         ) from error
 
 
-def refuse_other(folder: Path, begun: Manifest, settings: dict[str, str], photos: dict[str, str], edit: Edit) -> None:
+def refuse_other(folder: Path, begun: Manifest, run: Manifest) -> None:
     """Refuse to go on with what was not begun.
 
     Args:
         folder: The run's edit/ folder.
         begun: What it is of.
-        settings: Settings of the run that is to go on.
-        photos: Hashes of its photos.
-        edit: Its edit.
+        run: What is to go on.
 
     Raises:
         UserError: Version, settings, photos or edit differ; the message names what does.
     """
     _refuse_version(folder, begun.version)
-    stated = [flat_document("edit", each.model_dump(mode="json")) for each in (begun.edit, edit)]
+    before, now = (dict(flatten("edit", each.edit.model_dump(mode="json"))) for each in (begun, run))
     compared = {
-        "settings": (begun.settings, settings),
-        "edit.json": (stated[0], stated[1]),
-        "photos": (begun.photos, photos),
+        "settings": (begun.settings, run.settings),
+        "edit.json": (before, now),
+        "photos": (begun.photos, run.photos),
     }
     for name, (before, now) in compared.items():
         if different := differences(before, now):

@@ -10,14 +10,14 @@ import json
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
-from enum import Enum
+from enum import StrEnum
 from functools import cached_property
 from typing import Literal
 
 Consolidation = Literal["progressive", "one-shot", "none"]
 
 
-class Task(str, Enum):
+class Task(StrEnum):
     """What a training step does besides training the field."""
 
     INVERT = "invert"

@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
+from nerfstudio.utils import comms
 from torch import Tensor
 
 from qnerf_nerfstudio.capture.cameras import Views
 from qnerf_nerfstudio.capture.capture import Capture
-from qnerf_nerfstudio.common import ranks
 from qnerf_nerfstudio.common.errors import UserError
+from qnerf_nerfstudio.common.version import __version__
 from qnerf_nerfstudio.controls.projection import ProjectedEdit, project_edit
 from qnerf_nerfstudio.diffusion.memory import check_memory
 from qnerf_nerfstudio.edit.schema import Edit, control_kind
 from qnerf_nerfstudio.run.artifacts import EditArtifacts
 from qnerf_nerfstudio.run.fingerprint import contents
-from qnerf_nerfstudio.run.manifest import Attempt, read_manifest, refuse_other
+from qnerf_nerfstudio.run.manifest import Attempt, Manifest, read_manifest, refuse_other
 from qnerf_nerfstudio.run.plan import Plan
 from qnerf_nerfstudio.run.settings import RunSettings
 
@@ -48,14 +49,10 @@ class PreparedRun:
     """Code channels per query layer."""
     plan: Plan
     """The plan, with the revisions of a run that goes on."""
-    attempts: tuple[Attempt, ...]
-    """What each attempt at the edit is sampled with."""
+    manifest: Manifest
+    """What the run is of, with its revisions and attempts so far."""
     artifacts: EditArtifacts
     """The run's edit/ folder."""
-    options: dict[str, str]
-    """What the result depends on, by the name of its option."""
-    photo_hashes: dict[str, str]
-    """Hashes of the photos' contents by their names."""
     load_editor: Callable[[], "ControlNetEditor"]
     """Loads the diffusion models again, for another attempt after they were freed."""
     editor: "ControlNetEditor | None"
@@ -108,13 +105,21 @@ def prepare(
     """
     views = capture.views()
     try:
-        plan = Plan(settings.plan_config(len(views), ranks.count()))
+        plan = Plan(settings.plan_config(len(views), comms.get_world_size()))
     except ValueError as error:
         raise UserError(f"--pipeline.{error}") from error
-    attempts = (Attempt(edit.prompt, settings.editor.guidance_scale),)
-    hashes = contents(capture.filenames)
+    manifest = Manifest(
+        version=__version__,
+        plan=plan.hash,
+        settings=options,
+        photos=contents(capture.filenames),
+        edit=edit,
+        paths=[str(path.absolute()) for path in capture.filenames],
+        num_train=capture.num_train,
+        attempts=(Attempt(edit.prompt, settings.editor.guidance_scale),),
+    )
     if artifacts.manifest.exists():
-        plan, attempts = _go_on(plan, attempts, artifacts, options, hashes, edit)
+        plan, manifest = _go_on(plan, manifest, artifacts)
     elif resume:
         raise UserError(
             f"--load-dir: {artifacts.root} holds no edit to go on with; give the --output-dir, --experiment-name and "
@@ -122,66 +127,49 @@ def prepare(
         )
 
     def load() -> "ControlNetEditor":
-        from qnerf_nerfstudio.diffusion.loading import load_editor
+        from qnerf_nerfstudio.diffusion.loading import load_editor  # noqa: PLC0415 - diffusers, out of ns-* start-up
 
         return load_editor(settings.editor, device, control_kind(edit.control))
 
     editor = load()
-    layers = len(editor.layer_names)
+    size, layers = editor.image_size(*views.size), len(editor.layer_names)
     if query_width < layers:
         raise UserError(
             f"--pipeline.model.query-width is {query_width}; the editor has {layers} query layers, expected at least "
             f"one code channel for each"
         )
-    size = editor.image_size(*views.size)
     check_memory(editor, plan.config.chunk, size, guided=settings.consolidation != "none")
+    placed = (views, capture.names, capture.num_train, capture.to_scene)
     projected = project_edit(
-        edit,
-        folder,
-        views,
-        capture.names,
-        capture.num_train,
-        capture.to_scene,
-        size,
-        scene_box,
-        restrict=settings.region,
-        lift=settings.lift_controls,
+        edit, folder, *placed, size, scene_box, restrict=settings.region, lift=settings.lift_controls
     )
-    influence = projected.influence
+    weights = projected.influence.blend_weights(views.size, settings.feather) if settings.composite else None
     return PreparedRun(
         settings=settings,
         edit=edit,
         capture=capture,
         views=views,
         projected=projected,
-        latent_masks=influence.latent_masks(editor.latent_stride),
-        blend_weights=influence.blend_weights(views.size, settings.feather) if settings.composite else None,
+        latent_masks=projected.influence.latent_masks(editor.latent_stride),
+        blend_weights=weights,
         code_width=query_width // layers,
         plan=plan,
-        attempts=attempts,
+        manifest=manifest.model_copy(update={"image_size": size}),
         artifacts=artifacts,
-        options=options,
-        photo_hashes=hashes,
         load_editor=load,
         editor=editor,
     )
 
 
-def _go_on(
-    plan: Plan,
-    attempts: tuple[Attempt, ...],
-    artifacts: EditArtifacts,
-    options: dict[str, str],
-    hashes: dict[str, str],
-    edit: Edit,
-) -> tuple[Plan, tuple[Attempt, ...]]:
-    """The plan and the attempts of the run that the folder holds, which must be this one."""
+def _go_on(plan: Plan, manifest: Manifest, artifacts: EditArtifacts) -> tuple[Plan, Manifest]:
+    """Plan and manifest of the run that the folder holds, which must be this one."""
     begun = read_manifest(artifacts.manifest)
-    refuse_other(artifacts.root, begun, options, hashes, edit)
+    refuse_other(artifacts.root, begun, manifest)
     try:
         plan = Plan(plan.config, begun.revisions)
     except ValueError as error:
         raise UserError(
             f"{artifacts.manifest}: revisions: {error}; edit the scene again under another --timestamp"
         ) from error
-    return plan, (*attempts, *begun.attempts[1:])
+    attempts = (*manifest.attempts, *begun.attempts[1:])
+    return plan, manifest.model_copy(update={"revisions": begun.revisions, "attempts": attempts})

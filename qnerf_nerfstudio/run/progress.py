@@ -152,13 +152,7 @@ class Progress:
 
 
 def finished_panel(run: Path, artifacts: EditArtifacts, seconds: dict[str, float]) -> Panel:
-    """What a finished run made, where it is, and what each stage cost.
-
-    Args:
-        run: Folder of the run, the one with config.yml.
-        artifacts: Its edit/ folder.
-        seconds: Time spent in each stage, by its description.
-    """
+    """What a run, named by the folder with config.yml, made, where it is, and what each stage cost in seconds."""
     table = Table(show_header=False, box=None)
     for description, spent in seconds.items():
         table.add_row(description, format_duration(spent))

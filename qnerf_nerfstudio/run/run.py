@@ -1,46 +1,49 @@
-"""One run of an edit: walks its plan slice by slice, from files to files."""
+"""One run of an edit: its plan as it is now, its files, its field, and its diffusion models while they are loaded."""
 
+import gc
+from dataclasses import replace
 from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from nerfstudio.utils import comms
+from torch import Tensor
+from torch.nn import functional as F
 
 from qnerf_nerfstudio.capture.cameras import invert_affine, transform_points
 from qnerf_nerfstudio.capture.edited_dataset import add_points
 from qnerf_nerfstudio.common import ranks
 from qnerf_nerfstudio.common.errors import UserError
-from qnerf_nerfstudio.common.version import __version__
-from qnerf_nerfstudio.field.datamanager import Targets
+from qnerf_nerfstudio.common.files import write_json
+from qnerf_nerfstudio.common.images import write_png
+from qnerf_nerfstudio.controls.influence import composite
+from qnerf_nerfstudio.diffusion.conditions import Prompts
 from qnerf_nerfstudio.field.grids import surface_points
 from qnerf_nerfstudio.field.model import QNerfModel
-from qnerf_nerfstudio.run.artifacts import EditArtifacts
-from qnerf_nerfstudio.run.context import RunContext
-from qnerf_nerfstudio.run.manifest import Attempt, Manifest
-from qnerf_nerfstudio.run.plan import Plan, Revision, Slice, Stage
+from qnerf_nerfstudio.run.manifest import Attempt
+from qnerf_nerfstudio.run.plan import Revision
 from qnerf_nerfstudio.run.prepare import PreparedRun
-from qnerf_nerfstudio.run.stages import STAGES
+from qnerf_nerfstudio.run.slices import SliceRunner
 
 POINT_ROWS = 32
 """Rows of rays per view whose ends become the sparse points of the edited dataset."""
 
 
 class EditRun:
-    """A run of an edit.
+    """A run of an edit; stages.py says what its stages do with it.
 
     Args:
-        prepared: What the run is of.
+        prepared: What the run is of; its diffusion models are taken over.
         model: The field.
     """
 
     def __init__(self, prepared: PreparedRun, model: QNerfModel) -> None:
-        self._context = RunContext(prepared, model)
-
-    @property
-    def plan(self) -> Plan:
-        """The plan with all revisions."""
-        return self._context.plan
-
-    @property
-    def artifacts(self) -> EditArtifacts:
-        """The run's edit/ folder."""
-        return self._context.artifacts
+        self.prepared = replace(prepared, editor=None)
+        self.model, self.artifacts = model, prepared.artifacts
+        self.plan, self.attempts = prepared.plan, list(prepared.manifest.attempts)
+        self._editor = prepared.editor
+        self._slices: SliceRunner | None = None
+        self._attempt: int | None = None
 
     def open(self) -> None:
         """Write what the run begins with, and see that all processes find it.
@@ -48,39 +51,20 @@ class EditRun:
         Raises:
             UserError: The run's folder is not that of the main process.
         """
-        artifacts, prepared = self.artifacts, self._context.prepared
         # Every process has looked at the folder as it was before.
         ranks.barrier()
-        if ranks.is_main():
-            photos = prepared.capture.filenames
-            artifacts.write_controls("source", photos, prepared.projected.source)
-            artifacts.write_controls("target", photos, prepared.projected.target)
+        if comms.is_main_process():
+            self.artifacts.write_controls("source", self.prepared.capture.filenames, self.prepared.projected.source)
+            self.artifacts.write_controls("target", self.prepared.capture.filenames, self.prepared.projected.target)
             self._write_manifest()
         ranks.barrier()
-        root = ranks.broadcast(artifacts.root.absolute(), self._context.model.device)
-        if root != artifacts.root.absolute() or not artifacts.manifest.exists():
+        own = self.artifacts.root.absolute()
+        root = ranks.broadcast(own, self.model.device)
+        if root != own or not self.artifacts.manifest.exists():
             raise UserError(
-                f"--machine.num-machines: the run's folder {artifacts.root} is not that of the first machine, {root}; "
-                f"all of them need the same --output-dir on a shared file system, and the same --timestamp"
+                f"--machine.num-machines: the run's folder {self.artifacts.root} is not that of the first machine, "
+                f"{root}; all of them need the same --output-dir on a shared file system, and the same --timestamp"
             )
-
-    def run_slice(self, item: Slice) -> Path | None:
-        """Do the slice of a training step.
-
-        Returns:
-            The folder that got new images of the slice's views, None where none did.
-        """
-        if item.chunk >= self.plan.chunks:
-            return None
-        return STAGES[item.task].run_slice(self._context, item)
-
-    def targets(self, stage: Stage) -> Targets:
-        """What the field trains on during a stage."""
-        return STAGES[stage.task].targets(self._context, stage)
-
-    def end_stage(self, stage: Stage) -> None:
-        """Do what is left when all chunks of a stage are done."""
-        STAGES[stage.task].end(self._context, stage)
 
     def revise(self, revision: Revision, attempt: Attempt | None = None) -> None:
         """Change what is still to be done.
@@ -92,41 +76,77 @@ class EditRun:
         Raises:
             ValueError: It cannot be done at this step.
         """
-        context = self._context
-        context.plan = context.plan.revised(revision)
+        self.plan = self.plan.revised(revision)
         if attempt is not None:
-            context.attempts.append(attempt)
-        if not ranks.is_main():
+            self.attempts.append(attempt)
+        if not comms.is_main_process():
             return
         if attempt is not None:
-            self.artifacts.set_aside_images(len(context.attempts) - 2)
+            self.artifacts.set_aside_images(len(self.attempts) - 2)
         self._write_manifest()
+
+    def slices(self, attempt: int) -> SliceRunner:
+        """The runner of slices, with the prompt and guidance scale of an attempt."""
+        runner = self._slices or self._make_slices()
+        if attempt != self._attempt:
+            stated = self.attempts[attempt]
+            runner.prompts = replace(runner.prompts, target=runner.editor.encode_prompt(stated.prompt))
+            runner.editor.config = replace(runner.editor.config, guidance_scale=stated.guidance_scale)
+            self._attempt = attempt
+        return runner
 
     def unload(self) -> None:
         """Free the diffusion models; another attempt loads them again."""
-        self._context.unload()
+        self._editor = self._slices = self._attempt = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def write_views(self, folder: Path, chunk: int, images: Float[Tensor, "V 3 h w"]) -> Path:
+        """Write a chunk of edited views as PNGs at the photos' resolution, composited with the photos.
+
+        Returns:
+            The folder.
+        """
+        prepared, indices = self.prepared, self.plan.view_indices(chunk)
+        size = prepared.views.size
+        if images.shape[-2:] != torch.Size(size):
+            images = F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
+        if prepared.blend_weights is not None:
+            photos = prepared.capture.photos(indices, size)
+            images = composite(images, photos, prepared.blend_weights[indices.start : indices.stop])
+        for index, image in zip(indices, images, strict=True):
+            write_png(self.artifacts.view(folder, prepared.capture.filenames[index]), image)
+        return folder
 
     def write_sparse_points(self) -> None:
         """Give the edited dataset sparse points from the final field, where the capture has none."""
-        prepared = self._context.prepared
+        prepared = self.prepared
         capture, size = prepared.capture, prepared.views.size
         grid = (POINT_ROWS, max(1, round(POINT_ROWS * size[1] / size[0])))
-        points, colours = surface_points(self._context.model, prepared.views[: capture.num_train], grid)
+        points, colours = surface_points(self.model, prepared.views[: capture.num_train], grid)
         stated = transform_points(points, invert_affine(capture.to_scene))
         add_points(self.artifacts.root, stated.numpy(), (colours * 255).round().byte().numpy())
 
-    def _write_manifest(self) -> None:
-        prepared, context = self._context.prepared, self._context
-        Manifest(
-            version=__version__,
-            plan=context.plan.hash,
-            settings=prepared.options,
-            photos=prepared.photo_hashes,
-            edit=prepared.edit,
+    def _make_slices(self) -> SliceRunner:
+        prepared = self.prepared
+        editor, self._editor = self._editor or prepared.load_editor(), None
+        edit = prepared.edit
+        self._slices = SliceRunner(
+            editor=editor,
+            plan=self.plan,
+            artifacts=prepared.artifacts,
+            prompts=Prompts(*map(editor.encode_prompt, (edit.source_prompt, edit.prompt, edit.negative_prompt))),
+            source_controls=prepared.projected.source,
+            target_controls=prepared.projected.target,
             names=prepared.capture.names,
-            paths=[str(path.absolute()) for path in prepared.capture.filenames],
             num_train=prepared.capture.num_train,
-            image_size=context.edit_size,
-            revisions=context.plan.revisions,
-            attempts=tuple(context.attempts),
-        ).write(self.artifacts.manifest)
+            code_width=prepared.code_width,
+            masks=prepared.latent_masks,
+        )
+        return self._slices
+
+    def _write_manifest(self) -> None:
+        changes = {"revisions": self.plan.revisions, "attempts": tuple(self.attempts)}
+        manifest = self.prepared.manifest.model_copy(update=changes)
+        write_json(self.artifacts.manifest, manifest.model_dump(mode="json"))

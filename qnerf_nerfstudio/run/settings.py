@@ -51,16 +51,8 @@ class RunSettings:
         self.editor.validate()
         if not 0 <= self.feather <= 0.5:
             raise ValueError(f"feather is {self.feather}; expected 0 to 0.5")
-        return PlanConfig(
-            num_views=num_views,
-            num_steps=self.editor.num_steps,
-            tau=self.tau,
-            # No process is to stay without views while another one has a whole chunk of them.
-            chunk=min(self.chunk, -(-num_views // ranks)),
-            source_iterations=self.source_iterations,
-            fit_iterations=self.fit_iterations,
-            final_iterations=self.final_iterations,
-            consolidation=self.consolidation,
-            stop=self.stop,
-            ranks=ranks,
-        )
+        names = ("tau", "source_iterations", "fit_iterations", "final_iterations", "consolidation", "stop")
+        # No process is to stay without views while another one has a whole chunk of them.
+        chunk = min(self.chunk, -(-num_views // ranks))
+        shared = {name: getattr(self, name) for name in names}
+        return PlanConfig(num_views=num_views, num_steps=self.editor.num_steps, chunk=chunk, ranks=ranks, **shared)

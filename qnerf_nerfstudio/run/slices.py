@@ -55,7 +55,7 @@ class SliceRunner:
         return controls[indices.start : indices.stop].to(self.editor.device)
 
     def _latents(self, trajectory: str, index: int, chunk: int) -> Tensor:
-        return self.artifacts.load_latents(trajectory, index, chunk).to(self.editor.device)
+        return self.artifacts.latents(trajectory, index, chunk).load()["latents"].to(self.editor.device)
 
     def _source(self, index: int, chunk: int) -> SourceBranch:
         return SourceBranch(self._latents(SOURCE, index, chunk), self._controls(chunk, target=False))
@@ -66,18 +66,18 @@ class SliceRunner:
 
     def begin_inversion(self, chunk: int, photos: Float[Tensor, "V 3 H W"]) -> None:
         """Encode the photos of a chunk: the clean end of its source trajectory."""
-        self.artifacts.save_latents(SOURCE, self.editor.num_steps, chunk, self.editor.encode(photos))
+        self.artifacts.latents(SOURCE, self.editor.num_steps, chunk).save({"latents": self.editor.encode(photos)})
 
     def invert(self, item: Slice) -> None:
         """One inversion step of a chunk."""
-        if self.artifacts.has_latents(SOURCE, item.index, item.chunk):
+        if self.artifacts.latents(SOURCE, item.index, item.chunk).path.exists():
             return
         cleaner = self._latents(SOURCE, item.index + 1, item.chunk)
         controls = self._controls(item.chunk, target=False)
         noisier = self._finite(
             lambda: self.editor.invert_step(cleaner, item.index, self.prompts.source, controls), "the latents", item
         )
-        self.artifacts.save_latents(SOURCE, item.index, item.chunk, noisier)
+        self.artifacts.latents(SOURCE, item.index, item.chunk).save({"latents": noisier})
 
     def denoise(self, item: Slice, targets: QueryTargets | None) -> None:
         """One step of a chunk of edited views, towards `targets` where there are any."""
@@ -89,15 +89,15 @@ class SliceRunner:
 
     def _advance(self, trajectory: str, item: Slice, latents: Tensor, targets: QueryTargets | None) -> None:
         """One step of a chunk on a trajectory, where it was not done before."""
-        if self.artifacts.has_latents(trajectory, item.index + 1, item.chunk):
+        if self.artifacts.latents(trajectory, item.index + 1, item.chunk).path.exists():
             return
         stepped = self._finite(lambda: self._step(latents, item, targets), "the latents", item)
-        self.artifacts.save_latents(trajectory, item.index + 1, item.chunk, stepped)
+        self.artifacts.latents(trajectory, item.index + 1, item.chunk).save({"latents": stepped})
 
     def _ahead(self, item: Slice) -> Tensor:
         """The look-ahead latents before a slice; the trajectory branches off the edited one."""
         trajectory = look_ahead_trajectory(item.interval)
-        if self.artifacts.has_latents(trajectory, item.index, item.chunk):
+        if self.artifacts.latents(trajectory, item.index, item.chunk).path.exists():
             return self._latents(trajectory, item.index, item.chunk)
         return self._edited(item)
 
@@ -122,28 +122,32 @@ class SliceRunner:
         Returns:
             Previews of the edited views, None where a run that resumes finds the interval's codes done.
         """
-        if self.artifacts.has_codec(item.interval):
+        if self.artifacts.codec(item.interval).path.exists():
             return None
         extraction = self._extract(self._ahead(item), item)
-        self.artifacts.save_queries(item.interval, item.chunk, extraction.queries)
+        half = {name: queries.half() for name, queries in extraction.queries.items()}
+        self.artifacts.raw_queries(item.interval, item.chunk).save(half)
         return extraction.preview
 
     def code(self, interval: int) -> None:
         """Fit the interval's codec on the training views, code the query maps of all views, drop the raw ones."""
-        if self.artifacts.has_codec(interval):
+        if self.artifacts.codec(interval).path.exists():
             return
         fit = CodecFit(self.code_width)
         for chunk in range(self.plan.chunks):
             indices = self.plan.view_indices(chunk)
             training = max(0, min(self.num_train, indices.stop) - indices.start)
             if training:
-                raw = self.artifacts.load_queries(interval, chunk)
-                fit.add({name: raw[name][:training] for name in self.editor.layer_names})
+                raw = self.artifacts.raw_queries(interval, chunk).load()
+                fit.add({name: raw[name][:training].float() for name in self.editor.layer_names})
         codec = fit.codec()
         for chunk in range(self.plan.chunks):
-            self.artifacts.save_codes(interval, chunk, codec.encode(self.artifacts.load_queries(interval, chunk)))
+            raw = self.artifacts.raw_queries(interval, chunk).load()
+            codes = codec.encode({name: queries.float() for name, queries in raw.items()})
+            self.artifacts.codes(interval, chunk).save({name: code.half() for name, code in codes.items()})
         # The codec comes last: where it exists, the interval's codes are complete.
-        self.artifacts.save_codec(interval, codec)
+        self.artifacts.codec(interval).save(codec.tensors())
+        self.artifacts.discard_raw_queries(interval)
 
     def decode(self, item: Slice) -> Float[Tensor, "V 3 H W"]:
         """The edited views of a chunk; where they are finished early, what the editor takes them for so far."""

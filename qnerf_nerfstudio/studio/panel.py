@@ -21,7 +21,7 @@ from PIL import Image
 from torch import nn
 
 from qnerf_nerfstudio.common.wording import format_duration
-from qnerf_nerfstudio.pages.viser_safety import atomic, plain
+from qnerf_nerfstudio.pages.viser_safety import atomic
 from qnerf_nerfstudio.run.artifacts import EditArtifacts
 from qnerf_nerfstudio.run.progress import Status
 
@@ -123,10 +123,6 @@ class EditPanel(nn.Module):
         """Show a message, which may hold markdown, instead of the status."""
         self.activity.content = text
 
-    def say_error(self, error: Exception) -> None:
-        """Show what cannot be done, as it is."""
-        self.say(plain(str(error)))
-
     def add_edited(self, view_indices: range, folder: Path) -> None:
         """Edited views arrived in a folder."""
         for index in view_indices:
@@ -173,7 +169,7 @@ class EditPanel(nn.Module):
         photo = self._photos[index]
         shown = {
             "source": photo,
-            "control": self._artifacts.control("target", photo),
+            "control": EditArtifacts.view(self._artifacts.controls("target"), photo),
             "edited": self._edited.get(index, photo),
         }[self.cameras.value]
         with Image.open(shown) as image:

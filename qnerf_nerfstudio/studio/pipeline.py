@@ -11,6 +11,7 @@ from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttrib
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.models.base_model import Model
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.utils import comms
 from packaging.version import Version
 from torch import Tensor
 from torch.cuda.amp.grad_scaler import GradScaler
@@ -20,6 +21,7 @@ from qnerf_nerfstudio.capture.check import check_capture
 from qnerf_nerfstudio.common import ranks
 from qnerf_nerfstudio.common.console import CONSOLE
 from qnerf_nerfstudio.common.errors import UserError, exit_on_user_error
+from qnerf_nerfstudio.common.quiet import ignore_third_party_warnings
 from qnerf_nerfstudio.common.seeds import seed_everything
 from qnerf_nerfstudio.common.version import __version__
 from qnerf_nerfstudio.edit.reading import edit_path, load_edit
@@ -27,6 +29,8 @@ from qnerf_nerfstudio.edit.schema import Edit
 from qnerf_nerfstudio.field.datamanager import QNerfDataManager, QNerfDataManagerConfig
 from qnerf_nerfstudio.field.model import QNerfModel, QNerfModelConfig
 from qnerf_nerfstudio.pages.report import write_report
+from qnerf_nerfstudio.pages.viser_safety import plain
+from qnerf_nerfstudio.run.artifacts import EditArtifacts
 from qnerf_nerfstudio.run.fingerprint import run_options
 from qnerf_nerfstudio.run.manifest import Attempt
 from qnerf_nerfstudio.run.plan import Revision, Stage, Task
@@ -34,9 +38,9 @@ from qnerf_nerfstudio.run.prepare import PreparedRun, prepare
 from qnerf_nerfstudio.run.progress import Progress, finished_panel
 from qnerf_nerfstudio.run.run import EditRun
 from qnerf_nerfstudio.run.settings import RunSettings
-from qnerf_nerfstudio.run.stages import describe
+from qnerf_nerfstudio.run.stages import STAGES, describe
 from qnerf_nerfstudio.studio.panel import EditPanel
-from qnerf_nerfstudio.studio.trainer import QNerfTrainer, edit_folder, resume_command
+from qnerf_nerfstudio.studio.trainer import QNerfTrainer, resume_command
 
 
 @dataclass
@@ -69,6 +73,7 @@ class QNerfPipeline(VanillaPipeline):
         local_rank: int = 0,
         grad_scaler: GradScaler | None = None,
     ) -> None:
+        ignore_third_party_warnings()
         self._edit: Edit | None = None
         self._edit_path = Path()
         if test_mode == "val":
@@ -137,8 +142,8 @@ class QNerfPipeline(VanillaPipeline):
             self._qnerf.scene_box.aabb,
             self.config.model.query_width,
             self._qnerf.device,
-            edit_folder(trainer.config),
-            run_options(trainer.config, ranks.count()),
+            EditArtifacts(trainer.base_dir / "edit"),
+            run_options(trainer.config, comms.get_world_size()),
             resume=trainer._start_step > 0,
         )
         if trainer._start_step >= prepared.plan.total:
@@ -157,7 +162,7 @@ class QNerfPipeline(VanillaPipeline):
         self._set_length(trainer, prepared)
         photos = prepared.capture.filenames[: prepared.capture.num_train]
         self.editing.connect(trainer, prepared.artifacts, photos)
-        if ranks.is_main():
+        if comms.is_main_process():
             CONSOLE.print(str(prepared), soft_wrap=True, markup=False)
             CONSOLE.print(f"If it stops, go on with: {resume_command(trainer.config)}", soft_wrap=True, markup=False)
 
@@ -171,7 +176,7 @@ class QNerfPipeline(VanillaPipeline):
             )
         trainer.config.max_num_iterations = total
         self.datamanager.use_edited_images(prepared.artifacts.images)
-        if ranks.is_main():
+        if comms.is_main_process():
             trainer.config.save_config()
         self._set_loop(trainer, trainer._start_step, total)
 
@@ -199,22 +204,24 @@ class QNerfPipeline(VanillaPipeline):
             trainer.stop_training = True
         # A step's random numbers follow from its number alone, so a run that resumes draws those of one that did not.
         # Every process draws rays of its own.
-        seed = trainer.config.machine.seed * 1_000_003 + step + ranks.rank() * 500_000_003
+        seed = trainer.config.machine.seed * 1_000_003 + step + comms.get_rank() * 500_000_003
         seed_everything(seed)
         number = run.plan.stage_at(step)
         if number != self._stage_number:
             self._enter_stage(run, trainer, number, step)
         status = self._progress.step(run.plan, step)
         self.editing.show(status)
-        if ranks.is_main():
+        if comms.is_main_process():
             self._progress.show(status)
-        item = run.plan.at(step, ranks.rank())
-        folder = run.run_slice(item)
+        item = run.plan.at(step, comms.get_rank())
+        folder = None
+        if item.chunk < run.plan.chunks:
+            folder = STAGES[item.task].run_slice(run, item)
         # A slice that was done before a kill is passed over; the training that follows must not depend on it.
         seed_everything(seed)
         if folder is not None:
             self.editing.add_edited(run.plan.view_indices(item.chunk), folder)
-        if item.last and ranks.is_main():
+        if item.last and comms.is_main_process():
             self._progress.save(run.artifacts)
 
     def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
@@ -258,7 +265,7 @@ class QNerfPipeline(VanillaPipeline):
         try:
             run.revise(Revision(step, request.kind), attempt)
         except ValueError as error:
-            self.editing.say_error(error)
+            self.editing.say(plain(str(error)))
             CONSOLE.print(f"Not done: {error}.", style="yellow", soft_wrap=True)
             return
         CONSOLE.print(f"The plan was revised at the viewer: it ends at training step {run.plan.total} now.")
@@ -273,7 +280,7 @@ class QNerfPipeline(VanillaPipeline):
             trainer.training_state = "training"
             trainer.train()
             return
-        if not ranks.is_main():
+        if not comms.is_main_process():
             return
         self._progress.finish()
         self._progress.save(run.artifacts)
@@ -291,12 +298,13 @@ class QNerfPipeline(VanillaPipeline):
         self._stage_number = number
         model = self._qnerf
         ranks.barrier()
-        if ranks.is_main() and number > 0:
-            run.end_stage(run.plan.stages[number - 1])
-            if fresh and not run.artifacts.has_source_field():
-                run.artifacts.save_source_field(dict(model.named_parameters()))
+        if comms.is_main_process() and number > 0:
+            ended = run.plan.stages[number - 1]
+            STAGES[ended.task].end(run, ended)
+            if fresh and not run.artifacts.source_field.path.exists():
+                run.artifacts.source_field.save(dict(model.named_parameters()))
         ranks.barrier()
-        targets = run.targets(stage)
+        targets = STAGES[stage.task].targets(run, stage)
         self.datamanager.set_targets(targets)
         if fresh and number > 0:
             model.begin_stage(step, targets.objective, self._initial_weights(run, stage))
@@ -315,7 +323,7 @@ class QNerfPipeline(VanillaPipeline):
         there."""
         if not self.config.warm_start:
             return self._qnerf.initial_weights
-        return {} if stage.task == Task.FIT else run.artifacts.load_source_field()
+        return {} if stage.task == Task.FIT else run.artifacts.source_field.load()
 
     def _stage_optimizers(self, trainer: QNerfTrainer, length: int, resumed: bool) -> Optimizers:
         """Fresh optimizers whose learning rates decay over `length` steps; after a resume with the loaded state."""

@@ -14,10 +14,12 @@ from types import FrameType
 from typing import Literal
 
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.utils import comms
 
 from qnerf_nerfstudio.common import ranks
 from qnerf_nerfstudio.common.console import CONSOLE
 from qnerf_nerfstudio.common.errors import UserError, exit_on_user_error
+from qnerf_nerfstudio.common.quiet import ignore_third_party_warnings
 from qnerf_nerfstudio.run.artifacts import EditArtifacts
 
 
@@ -30,7 +32,7 @@ class QNerfTrainerConfig(TrainerConfig):
     def save_config(self) -> None:
         """Write config.yml, unless it is that of a run which this one may not go on with."""
         # Nerfstudio writes it before anything is checked; the length of the plan is set when everything is.
-        begun = edit_folder(self).manifest.exists()
+        begun = EditArtifacts(self.get_base_dir() / "edit").manifest.exists()
         with exit_on_user_error():
             if begun and self.max_num_iterations == 0:
                 if self.load_dir is None and self.load_checkpoint is None and checkpoints(self.get_checkpoint_dir()):
@@ -54,6 +56,10 @@ class QNerfTrainer(Trainer):
     config: QNerfTrainerConfig
     interrupted: bool = False
     """Whether somebody asked the run to stop after the training step at hand."""
+
+    def __init__(self, config: TrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
+        ignore_third_party_warnings()
+        super().__init__(config, local_rank, world_size)
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Set up the run; one that was killed before its first checkpoint begins again."""
@@ -130,7 +136,7 @@ class QNerfTrainer(Trainer):
         Args:
             step: The last training step that it holds.
         """
-        if not ranks.is_main():
+        if not comms.is_main_process():
             return
         name = f"step-{step:09d}.ckpt"
         kept, self.checkpoint_dir = self.checkpoint_dir, self.base_dir / "unfinished"
@@ -152,11 +158,6 @@ class QNerfTrainer(Trainer):
             for each in checkpoints(kept):
                 if each.name != name:
                     each.unlink()
-
-
-def edit_folder(config: TrainerConfig) -> EditArtifacts:
-    """The edit/ folder of a run."""
-    return EditArtifacts(config.get_base_dir() / "edit")
 
 
 def checkpoints(folder: Path) -> list[Path]:

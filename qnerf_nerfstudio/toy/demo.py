@@ -76,7 +76,8 @@ def environment_with_ffmpeg(folder: Path) -> dict[str, str]:
 
 
 def _command(name: str, *arguments: object, environment: dict[str, str] | None = None) -> None:
-    """Run one of nerfstudio's commands as a user would."""
+    """Run one of nerfstudio's commands as a user would, without what its imports warn about."""
+    environment = {**(environment or os.environ), "PYTHONWARNINGS": "ignore::FutureWarning"}
     code = subprocess.run([str(SCRIPTS / name), *map(str, arguments)], check=False, env=environment).returncode
     if code != 0:
         raise UserError(f"{name} ended with exit code {code}; its message is above")

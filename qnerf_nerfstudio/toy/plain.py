@@ -66,7 +66,7 @@ def train_plain(
     if prepare is not None:
         prepare(trainer.pipeline)  # pyright: ignore[reportArgumentType]
     trainer.train()
-    # Nerfstudio keeps the log writers of a process for ever: those of the next field would write here too.
+    # Nerfstudio never drops the log writers of a process: the next field would write here too.
     for each in writer.EVENT_WRITERS:
         if isinstance(each, writer.TensorboardWriter):
             each.tb_writer.close()
