@@ -51,7 +51,8 @@ def examine(models: list[Path]) -> list[Finding]:
         _system("ffmpeg", shutil.which("ffmpeg") is not None, "ns-render cannot write videos", "ffmpeg"),
         _system("libusb-1.0", find_library("usb-1.0") is not None, WITHOUT_OPEN3D, "libusb-1.0-0"),
         _system("chromium", shutil.which("chromium") is not None, "tests of the pages are skipped", "chromium"),
-        *(_model(folder) for folder in (BUNDLED_FOLDER, *models)),
+        _model("bundled editor", BUNDLED_FOLDER),
+        *(_model(f"model {folder.name}", folder) for folder in models),
     ]
 
 
@@ -121,9 +122,8 @@ def _system(name: str, found: bool, without: str, package: str) -> Finding:
     return Finding(name, "ok" if found else "note", detail)
 
 
-def _model(folder: Path) -> Finding:
+def _model(name: str, folder: Path) -> Finding:
     """Whether a folder holds a diffusers model set, or a ControlNet, in safetensors."""
-    name = f"model {folder.name}"
     if not folder.is_dir():
         return Finding(name, "broken", f"{folder} is no folder; download it with hf download")
     parts = [folder / part for part in PARTS] if (folder / "model_index.json").exists() else [folder]

@@ -18,7 +18,7 @@ def test_this_installation_is_sound() -> None:
     findings = found([])
     assert not [finding for finding in findings.values() if finding.state == "broken"]
     assert findings["methods"].detail == "qnerf-edit, qnerf-edit-small, qnerf-edit-tiny"
-    assert findings["model tiny"].state == "ok"
+    assert findings["bundled editor"].state == "ok"
     output = io.StringIO()
     assert show(list(findings.values()), Console(file=output, width=150))
     assert "nerfstudio" in output.getvalue()
@@ -50,3 +50,15 @@ def test_packages_that_are_missing_or_too_old_are_named(monkeypatch: pytest.Monk
     assert findings["gsplat"].state == findings["diffusers"].state == "broken"
     assert "pip install gsplat" in findings["gsplat"].detail
     assert "pip install --upgrade diffusers" in findings["diffusers"].detail
+
+
+@pytest.mark.parametrize(
+    ("name", "package"), [("libusb-1.0", "libusb-1.0-0"), ("chromium", "chromium"), ("ffmpeg", "ffmpeg")]
+)
+def test_what_the_system_lacks_is_named_with_its_package(
+    monkeypatch: pytest.MonkeyPatch, name: str, package: str
+) -> None:
+    monkeypatch.setattr("qnerf_nerfstudio.doctor.find_library", lambda library: None)
+    monkeypatch.setattr("shutil.which", lambda command: None)
+    finding = found([])[name]
+    assert finding.state == "note" and finding.detail.endswith(f"apt-get install {package}")

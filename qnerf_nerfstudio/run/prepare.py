@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from qnerf_nerfstudio.capture.capture import Capture
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.common.version import __version__
 from qnerf_nerfstudio.controls.projection import ProjectedEdit, project_edit
+from qnerf_nerfstudio.diffusion.config import EditorConfig
 from qnerf_nerfstudio.diffusion.memory import check_memory
 from qnerf_nerfstudio.edit.schema import Edit, control_kind
 from qnerf_nerfstudio.run.artifacts import EditArtifacts
@@ -126,11 +128,7 @@ def prepare(
             f"--timestamp of the run that was stopped"
         )
 
-    def load() -> "ControlNetEditor":
-        from qnerf_nerfstudio.diffusion.loading import load_editor  # noqa: PLC0415 - diffusers, out of ns-* start-up
-
-        return load_editor(settings.editor, device, control_kind(edit.control))
-
+    load = partial(_load_editor, settings.editor, device, edit)
     editor = load()
     size, layers = editor.image_size(*views.size), len(editor.layer_names)
     if query_width < layers:
@@ -140,18 +138,16 @@ def prepare(
         )
     check_memory(editor, plan.config.chunk, size, guided=settings.consolidation != "none")
     placed = (views, capture.names, capture.num_train, capture.to_scene)
-    projected = project_edit(
-        edit, folder, *placed, size, scene_box, restrict=settings.region, lift=settings.lift_controls
-    )
-    weights = projected.influence.blend_weights(views.size, settings.feather) if settings.composite else None
+    projected = project_edit(edit, folder, *placed, size, scene_box, settings.region, settings.lift_controls)
+    influence = projected.influence
     return PreparedRun(
         settings=settings,
         edit=edit,
         capture=capture,
         views=views,
         projected=projected,
-        latent_masks=projected.influence.latent_masks(editor.latent_stride),
-        blend_weights=weights,
+        latent_masks=influence.latent_masks(editor.latent_stride),
+        blend_weights=influence.blend_weights(views.size, settings.feather) if settings.composite else None,
         code_width=query_width // layers,
         plan=plan,
         manifest=manifest.model_copy(update={"image_size": size}),
@@ -159,6 +155,12 @@ def prepare(
         load_editor=load,
         editor=editor,
     )
+
+
+def _load_editor(config: EditorConfig, device: torch.device, edit: Edit) -> "ControlNetEditor":
+    from qnerf_nerfstudio.diffusion.loading import load_editor  # noqa: PLC0415 - diffusers, out of ns-* start-up
+
+    return load_editor(config, device, control_kind(edit.control))
 
 
 def _go_on(plan: Plan, manifest: Manifest, artifacts: EditArtifacts) -> tuple[Plan, Manifest]:

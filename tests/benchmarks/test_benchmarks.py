@@ -1,0 +1,133 @@
+"""The consistency benchmark's own parts: its settings, and its baselines against the product's sampling loop."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from baselines import Scene, attend, invert, sample
+from features import kernel_distance
+from fields import Judge, split_capture
+from hidden import hidden_pixels
+from recipes import read_views
+from settings import WRONG_EVERY, Setting, field_settings, views_of, write_scene
+from table import write_table
+
+from qnerf_nerfstudio.common.files import write_json
+from qnerf_nerfstudio.controls.draw import control_images
+from qnerf_nerfstudio.diffusion.conditions import Prompts, SourceBranch
+from qnerf_nerfstudio.diffusion.loading import load_editor
+from qnerf_nerfstudio.edit.reading import load_edit
+from qnerf_nerfstudio.field.datamanager import QNerfDataManager, Targets
+from qnerf_nerfstudio.methods import qnerf_edit_tiny
+from qnerf_nerfstudio.studio.pipeline import QNerfPipelineConfig
+from qnerf_nerfstudio.toy.capture import focal_length, orbit_camera
+from qnerf_nerfstudio.toy.figure import Pose, sample_body
+from qnerf_nerfstudio.toy.render import render
+from qnerf_nerfstudio.toy.truth import load_truth
+
+
+@pytest.mark.parametrize("setting", ["loose", "wrong"])
+def test_settings_differ_in_their_target_controls_only(tmp_path: Path, setting: Setting) -> None:
+    drawn: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    for name in ("tight", setting):
+        capture = tmp_path / name
+        write_scene(capture, 3, 10, name)
+        views, edit = views_of(capture), load_edit(capture / "edit.json")
+        names = load_truth(capture, "train").names
+        drawn[name] = control_images(edit, capture, views, names, torch.eye(4)[:3], views.size)
+    # edit.json rounds joints to a hundredth of a millimetre, which moves a few pixels of a drawing.
+    source, target = (((drawn["tight"][k] - drawn[setting][k]).abs() > 0.1).any(1).flatten(1).sum(1) for k in range(2))
+    assert source.max() <= 3
+    different = target > 10
+    expected = torch.arange(10) % WRONG_EVERY == 0 if setting == "wrong" else torch.ones(10, dtype=torch.bool)
+    assert torch.equal(different, expected)
+
+
+def test_shared_attention_to_the_own_source_is_the_products_appearance_injection(tmp_path: Path) -> None:
+    write_scene(tmp_path / "scene", 3, 4, "tight")
+    config = replace(qnerf_edit_tiny.config.pipeline.editor, num_steps=3)  # pyright: ignore[reportAttributeAccessIssue]
+    editor = load_editor(config, "cpu")
+    truth = load_truth(tmp_path / "scene", "train")
+    views, edit = views_of(tmp_path / "scene"), load_edit(tmp_path / "scene/edit.json")
+    source, target = control_images(edit, tmp_path, views, truth.names, torch.eye(4)[:3], views.size)
+    prompts = Prompts(*map(editor.encode_prompt, (edit.source_prompt, edit.prompt, "")))
+    photos = read_views(tmp_path / "scene/images")
+    scene = Scene(editor, prompts, photos, source, target, invert(editor, prompts, photos, source, 4))
+    images = sample(scene, lambda: lambda attn, query, key, value, _: attend(attn, query[1], key[0], value[0]))
+    latents = scene.trajectory[0]
+    for step in range(editor.num_steps):
+        latents = editor.denoise_step(latents, step, prompts, target, SourceBranch(scene.trajectory[step], source))
+    torch.testing.assert_close(images, editor.decode(latents), atol=1e-4, rtol=1e-4)
+
+
+def test_half_of_the_views_is_held_out(tmp_path: Path) -> None:
+    write_scene(tmp_path / "scene", 0, 6, "tight")
+    for every, held_out in ((1, 0), (2, 3)):
+        split_capture(tmp_path / "scene", tmp_path / str(every), every)
+        meta = json.loads((tmp_path / str(every) / "transforms.json").read_text())
+        assert len(meta["val_filenames"]) == held_out
+        assert len(meta["train_filenames"]) == (6 if every == 1 else 3)
+        assert all((tmp_path / str(every) / frame["file_path"]).exists() for frame in meta["frames"])
+
+
+def test_judge_trains_on_edited_views_where_they_see_the_edit_and_on_photos_elsewhere(tmp_path: Path) -> None:
+    write_scene(tmp_path / "scene", 0, 6, "tight")
+    fields = field_settings(2)
+    assert isinstance(fields.pipeline, QNerfPipelineConfig)
+    fields.pipeline.source_iterations = 2
+    photos = read_views(tmp_path / "scene/images")
+    judge = Judge(tmp_path / "scene", tmp_path / "judge", fields)
+    for every in (1, 2):
+        pipeline, _ = judge.train(torch.ones_like(photos), every)
+        manager = pipeline.datamanager
+        assert isinstance(manager, QNerfDataManager)
+        images, seen = manager.targets.images, manager.targets.edit_masks
+        assert images is not None and seen is not None
+        assert seen.any() and not seen.all()
+        assert (images[seen] == 1).all()
+        names = sorted(path.name for path in (tmp_path / "scene/images").iterdir())
+        expected = photos[[names.index(path.name) for path in manager.train_dataset.image_filenames]].movedim(1, -1)
+        assert torch.equal(images[~seen], expected[~seen])
+        bundle, batch = manager.next_train(0)
+        assert torch.equal(bundle.metadata["sees_edit"].squeeze(-1), batch["sees_edit"])
+        view, row, column = batch["indices"].unbind(-1)
+        assert torch.equal(batch["sees_edit"], seen[view, row, column])
+        manager.set_targets(Targets())
+        bundle, batch = manager.next_train(0)
+        assert "sees_edit" not in bundle.metadata and "sees_edit" not in batch
+
+
+@pytest.mark.parametrize("azimuth", [30.0, 150.0, 330.0])
+def test_a_photo_hides_what_the_moved_arm_uncovers(azimuth: float) -> None:
+    body = sample_body(torch.Generator().manual_seed(4))
+    lowered, raised = Pose(r_arm_raise=10, r_arm_swing=20), Pose(r_arm_raise=120, r_arm_swing=20)
+    view = orbit_camera(azimuth, 15, 3.9, 1.0), focal_length(128), (128, 128)
+    assert not hidden_pixels(body, lowered, lowered, *view).any()
+    before, after = render(body, lowered, *view), render(body, raised, *view)
+    hidden = hidden_pixels(body, lowered, raised, *view)
+    uncovered = torch.where(before.mask, before.depth, torch.inf) < after.depth - 0.01
+    covered = after.depth < before.depth - 0.01
+    assert uncovered.sum() > 50
+    # All but the arm stands still: what is farther away than before is newly seen, what is where it was is not, but for
+    # the few points of the shoulder that turn with the arm.
+    assert hidden[uncovered & ~covered].float().mean() > 0.98
+    assert hidden[after.mask & ~uncovered & ~covered].float().mean() < 0.01
+    # Of the raised arm, the photo shows the side that it showed before it was raised, and no more.
+    assert 0.02 < hidden[covered].float().mean() < 0.9
+
+
+def test_kernel_distance_grows_with_the_difference() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(8, 3, 16, 16, generator=generator).repeat_interleave(4, -1).repeat_interleave(4, -2)
+    distances = [kernel_distance(images, (images - shift).clamp(0, 1)) for shift in (0.0, 0.2, 0.6)]
+    assert distances[0] < distances[1] < distances[2]
+
+
+def test_table_takes_means_over_the_seeds_that_are_done(tmp_path: Path) -> None:
+    for seed, method, value in ((0, "a", 10.0), (1, "a", 20.0), (0, "b", 17.0)):
+        write_json(tmp_path / f"{seed}/{method}/figures.json", {"novel, union, dB": value})
+    lines = write_table(tmp_path, "a machine").splitlines()
+    assert lines[2:] == ["| b | 1 | 17.000 |", "| a | 2 | 15.000 |", "", "a machine"]
+    assert (tmp_path / "novel.png").exists()

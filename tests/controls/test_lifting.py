@@ -1,0 +1,129 @@
+"""Skeletons lifted from OpenPose drawings, against the skeletons that were drawn."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qnerf_nerfstudio.capture.cameras import Views
+from qnerf_nerfstudio.common.images import to_unit
+from qnerf_nerfstudio.controls.lifting import find_joints, lift_skeleton, triangulate
+from qnerf_nerfstudio.controls.skeleton import draw_skeleton
+from qnerf_nerfstudio.edit.openpose import OPENPOSE_BONES, OPENPOSE_COLOURS, OPENPOSE_JOINTS
+from qnerf_nerfstudio.toy.capture import TARGET_RANGES, orbit_camera
+from qnerf_nerfstudio.toy.figure import joints, sample_body, sample_pose
+from qnerf_nerfstudio.toy.training.data import draw_loosely
+
+BONES = [bone for bone in OPENPOSE_BONES if bone[0] in OPENPOSE_JOINTS[:14] and bone[1] in OPENPOSE_JOINTS[:14]]
+
+
+def orbit(count: int, size: int, k1: float = 0.0) -> Views:
+    c2w = torch.stack([orbit_camera(360 * i / count, 5 + 30 * (i % 3) / 2, 3.8, 1.0) for i in range(count)])
+    focal = 1.8 * size
+    distortion = torch.zeros(count, 6)
+    distortion[:, 0] = k1
+    return Views(c2w, torch.tensor([[focal, focal, size / 2, size / 2]] * count), distortion, (size, size))
+
+
+def figure(seed: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return joints(sample_body(generator), sample_pose(generator, TARGET_RANGES))
+
+
+def drawn(views: Views, skeleton: dict[str, torch.Tensor]) -> torch.Tensor:
+    return draw_skeleton(views, skeleton, BONES).movedim(-1, 1).float() / 255
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 10_000), size=st.sampled_from([128, 256]), k1=st.sampled_from([0.0, -0.05]))
+def test_limbs_that_views_leave_out_are_found(seed: int, size: int, k1: float) -> None:
+    views, truth = orbit(24, size, k1), figure(seed)
+    loose = to_unit(draw_loosely(views, truth, 0.4, torch.Generator().manual_seed(seed)))
+    lifted = lift_skeleton(views, loose)
+    assert lifted is not None
+    assert lifted.bones == BONES
+    # A pixel is about 4.3 / 1.8 / size wide at the figure.
+    for name, point in lifted.joints.items():
+        assert (point - truth[name]).norm() < 2.4 / size, name
+    missed, left = ((each - drawn(views, truth)).abs().mean() for each in (loose, lifted.draw(views)))
+    assert left < 0.004 and left < missed / 2
+
+
+def test_views_with_another_pose_are_outvoted() -> None:
+    views, truth = orbit(20, 128), figure(1)
+    images = drawn(views, truth)
+    images[::5] = drawn(views[::5], figure(2))
+    lifted = lift_skeleton(views, images)
+    assert lifted is not None
+    assert max(float((lifted.joints[name] - truth[name]).norm()) for name in OPENPOSE_JOINTS[:14]) < 0.02
+
+
+def test_a_bone_that_nobody_draws_is_not_invented() -> None:
+    views, truth = orbit(12, 256), figure(3)
+    without = [bone for bone in BONES if bone != ("r_hip", "r_knee")]
+    lifted = lift_skeleton(views, draw_skeleton(views, truth, without).movedim(-1, 1).float() / 255)
+    assert lifted is not None
+    assert lifted.bones == without
+
+
+@pytest.mark.parametrize("what", ["two persons", "every view its own pose", "depth", "nothing"])
+def test_what_is_not_one_skeleton_is_left_alone(what: str) -> None:
+    views, truth = orbit(12, 256), figure(4)
+    images = drawn(views, truth)
+    if what == "two persons":
+        other = drawn(views, {name: point + torch.tensor([0.9, 0.0, 0.0]) for name, point in figure(5).items()})
+        images = torch.where(other > 0, other, images)
+    elif what == "every view its own pose":
+        images = torch.cat([drawn(views[i : i + 1], figure(100 + i)) for i in range(len(views))])
+    elif what == "depth":
+        images = images.amax(1, keepdim=True).expand(-1, 3, -1, -1)
+    else:
+        images = torch.zeros_like(images)
+    assert lift_skeleton(views, images) is None
+
+
+def test_joints_are_found_to_a_fraction_of_a_pixel() -> None:
+    views, truth = orbit(6, 512), figure(6)
+    pixels = find_joints(drawn(views, truth))
+    expected, _ = views.project(torch.stack([truth[name] for name in OPENPOSE_JOINTS[:14]]))
+    errors = (pixels[:, :14] - expected).norm(dim=-1)
+    assert errors.nanmedian() < 0.3
+
+
+@given(
+    point=st.tuples(*[st.floats(-0.5, 0.5)] * 3), outliers=st.sets(st.integers(0, 9), max_size=4), angle=st.floats(0, 6)
+)
+@settings(max_examples=30, deadline=None)
+def test_triangulation_ignores_outliers(point: tuple[float, ...], outliers: set[int], angle: float) -> None:
+    views, truth = orbit(10, 256), torch.tensor(point) + torch.tensor([0.0, 0.0, 1.0])
+    pixels = views.project(truth[None])[0][:, 0]
+    for number, index in enumerate(sorted(outliers)):
+        pixels[index] += 60 * torch.tensor([math.cos(angle + 1.7 * number), math.sin(angle + 1.7 * number)])
+    found = triangulate(views, pixels, tolerance=4)
+    assert found is not None
+    assert (found - truth).norm() < 1e-3
+
+
+def test_two_rays_are_not_enough() -> None:
+    views = orbit(5, 256)
+    pixels = views.project(torch.tensor([[0.0, 0.0, 1.0]]))[0][:, 0]
+    pixels[2:] = torch.nan
+    assert triangulate(views, pixels, tolerance=4) is None
+
+
+@given(seed=st.integers(0, 10_000), same=st.booleans(), k1=st.floats(-3, 3), share=st.floats(0, 1))
+@settings(max_examples=40, deadline=None)
+def test_no_drawing_and_no_cameras_make_it_fail(seed: int, same: bool, k1: float, share: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    views = orbit(6, 32, k1)
+    if same:
+        views = Views(views.c2w[:1].expand(6, -1, -1), views.intrinsics, views.distortion, views.size)
+    palette = torch.tensor([OPENPOSE_COLOURS[name] for name in (*OPENPOSE_JOINTS, *OPENPOSE_BONES)]) / 255
+    images = palette[torch.randint(len(palette), (6, 32, 32), generator=generator)].movedim(-1, 1)
+    images = images * (torch.rand(6, 1, 32, 32, generator=generator) < share) * torch.rand(1, generator=generator)
+    found = triangulate(views, 32 * torch.rand(6, 2, generator=generator), tolerance=40)
+    assert found is None or found.isfinite().all()
+    lifted = lift_skeleton(views, images)
+    assert lifted is None or all(point.isfinite().all() for point in lifted.joints.values())

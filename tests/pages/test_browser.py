@@ -1,0 +1,138 @@
+"""The pose page and the report in a real headless Chromium."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import viser.transforms as vtf
+from helpers.browser import choose, free_port, wait_for
+from helpers.captures import small_capture
+from helpers.commands import train
+from playwright.sync_api import Page
+
+from qnerf_nerfstudio.edit.reading import load_edit
+from qnerf_nerfstudio.pages.pose_page import PosePage
+from qnerf_nerfstudio.pages.posing import PoseDocument, open_document
+from qnerf_nerfstudio.pages.viser_safety import plain
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_capture(tmp_path_factory.mktemp("browser"), seed=7)
+
+
+def gizmo_tip(server: object, at: np.ndarray, axis: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Where a gizmo's centre is on the page, and the direction in which one of its axes points there."""
+    client = next(iter(server.get_clients().values()))
+    camera = client.camera
+    rotation = vtf.SO3(camera.wxyz).as_matrix()
+    focal = size[1] / 2 / np.tan(camera.fov / 2)
+
+    def project(point: np.ndarray) -> np.ndarray:
+        local = rotation.T @ (point - camera.position)
+        return local[:2] / local[2] * focal + np.array(size) / 2
+
+    centre, end = project(at), project(at + 0.01 * axis)
+    return centre, (end - centre) / np.linalg.norm(end - centre)
+
+
+def test_a_joint_is_dragged_undone_and_saved(page: Page, capture: Path, tmp_path: Path) -> None:
+    data = tmp_path / "scene"
+    shutil.copytree(capture, data)
+    original = (data / "edit.json").read_bytes()
+    document = open_document(data, data / "edit.json", "skeleton", None)
+    served = PosePage(data, document, "127.0.0.1", free_port())
+    try:
+        page.goto(f"http://127.0.0.1:{served.server.get_port()}")
+        page.get_by_text("Connected").wait_for()
+        choose(page, "Joint", "r_wrist")
+        page.locator("input[value='r_wrist']:visible").wait_for()
+        page.wait_for_timeout(1500)
+        before = document.joints(0, "target")
+        moved = drag_joint(page, served, document, "r_wrist")
+        bone = np.subtract(moved["r_wrist"], moved["r_elbow"])
+        assert np.linalg.norm(bone) == pytest.approx(
+            np.linalg.norm(np.subtract(before["r_wrist"], before["r_elbow"])), rel=1e-4
+        )
+        assert all(moved[name] == before[name] for name in before if name != "r_wrist")
+        page.wait_for_timeout(1000)
+        page.get_by_role("button", name="Undo").click()
+        wait_for(lambda: document.joints(0, "target") == before, page, 10)
+        page.wait_for_timeout(1000)
+        moved = drag_joint(page, served, document, "r_wrist")
+        page.screenshot(path=tmp_path / "pose.png")
+        page.get_by_role("button", name="Save edit.json").click()
+        page.get_by_text("Saved").wait_for()
+        saved = load_edit(data / "edit.json").control
+        assert saved.type == "skeleton"
+        assert saved.target["r_wrist"] == pytest.approx(document.joints(0, "target")["r_wrist"])
+        assert np.linalg.norm(np.subtract(saved.target["r_wrist"], before["r_wrist"])) > 1e-3
+        assert (data / "edit.1.json").read_bytes() == original
+    finally:
+        served.server.stop()
+
+
+def test_what_users_wrote_is_no_code_on_the_page(page: Page, capture: Path) -> None:
+    document = open_document(capture, capture / "edit.json", "skeleton", None)
+    served = PosePage(capture, document, "127.0.0.1", free_port())
+    hostile = 'joint {globalThis.hacked = 1} <img src="x" onerror="globalThis.hacked = 1"/>\n\nexport const a = 1'
+    try:
+        page.goto(f"http://127.0.0.1:{served.server.get_port()}")
+        page.get_by_text("Connected").wait_for()
+        page.wait_for_timeout(1000)
+        served.say(f"Click **{plain(hostile)}** there.")
+        page.get_by_text("joint {globalThis.hacked = 1} <img").wait_for()
+        assert page.evaluate("globalThis.hacked") is None
+        # Without `plain`, the page runs the code in it.
+        served.say("joint {globalThis.hacked = 1}")
+        wait_for(lambda: page.evaluate("globalThis.hacked") == 1, page, 10)
+    finally:
+        served.server.stop()
+
+
+def drag_joint(page: Page, served: PosePage, document: PoseDocument, joint: str) -> dict:
+    """Drag the gizmo by its arrows until the joint moves; the joints after it."""
+    before = document.joints(0, "target")
+    at = np.array(before[joint]) * served.scene.scale
+    assert page.viewport_size is not None
+    size = (page.viewport_size["width"], page.viewport_size["height"])
+    for axis in np.eye(3):
+        for distance in (60, 45, 75, 35, 90):
+            centre, along = gizmo_tip(served.server, at, axis, size)
+            start, end = centre + distance * along, centre + (distance + 70) * along
+            page.mouse.move(*start)
+            page.wait_for_timeout(150)
+            page.mouse.down()
+            page.mouse.move(*(0.5 * (start + end)), steps=4)
+            page.mouse.move(*end, steps=4)
+            page.mouse.up()
+            page.wait_for_timeout(600)
+            if np.linalg.norm(np.subtract(document.joints(0, "target")[joint], before[joint])) > 1e-3:
+                return document.joints(0, "target")
+    raise AssertionError("no arrow of the gizmo could be dragged")
+
+
+def test_the_report_opens_without_network(page: Page, capture: Path, tmp_path: Path) -> None:
+    report = train(capture, tmp_path) / "report.html"
+    errors: list[str] = []
+    requests: list[str] = []
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    page.context.set_offline(True)
+    page.goto(report.as_uri())
+    assert page.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth > 0)")
+    assert page.locator(".sheet img").count() == 3 * 10
+    assert page.locator(".row img").count() >= 2
+    assert page.locator(".curves svg").count() == 1
+    before = page.locator("#after").get_attribute("src")
+    page.locator("#view").select_option(index=3)
+    assert page.locator("#after").get_attribute("src") != before
+    page.locator("#share").fill("20")
+    assert "20%" in page.locator("#after").evaluate("(image) => image.style.clipPath")
+    page.screenshot(path=tmp_path / "report.png", full_page=True)
+    assert errors == []
+    assert [url for url in requests if not url.startswith(("data:", "file:", "blob:"))] == []

@@ -1,0 +1,205 @@
+"""nerfstudio's own commands, run as a user runs them.
+
+Tests that start ns-train are in this room, since studio/ is where nerfstudio enters the package.
+"""
+
+import ctypes.util
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+import trimesh
+import yaml
+from helpers.commands import RUN, SHORT, command, train, where, without_diffusion
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from PIL import Image
+from rich.console import Console
+
+from qnerf_nerfstudio.common.images import write_png
+from qnerf_nerfstudio.methods import qnerf_edit_tiny
+from qnerf_nerfstudio.pages.report import query_errors
+from qnerf_nerfstudio.run.artifacts import EditArtifacts
+from qnerf_nerfstudio.toy.plain import train_plain
+from qnerf_nerfstudio.toy.truth import load_truth, render_views, score_run
+
+needs_open3d = pytest.mark.skipif(
+    ctypes.util.find_library("usb-1.0") is None,
+    reason="Open3D, which ns-export and 3D points need, has no libusb-1.0 (Debian: apt-get install libusb-1.0-0)",
+)
+KILLED_TRAIN = Path(__file__).resolve().parents[2] / "benchmarks/killed_train.py"
+
+
+@pytest.fixture(scope="module")
+def run(capture: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    before = {path: path.read_bytes() for path in capture.rglob("*.*")}
+    folder = train(capture, tmp_path_factory.mktemp("run"))
+    assert before == {path: path.read_bytes() for path in capture.rglob("*.*")}, "the capture was written to"
+    return folder
+
+
+def test_run_leaves_an_edited_dataset_and_its_state(run: Path, capture: Path) -> None:
+    edit = run / "edit"
+    meta = json.loads((edit / "transforms.json").read_text())
+    original = json.loads((capture / "transforms.json").read_text())
+    assert len(meta["frames"]) == 10
+    assert {key: meta[key] for key in ("fl_x", "cx", "w", "h")} == {
+        key: original[key] for key in ("fl_x", "cx", "w", "h")
+    }
+    for frame, before in zip(meta["frames"], original["frames"], strict=True):
+        assert frame["transform_matrix"] == before["transform_matrix"]
+        assert (edit / frame["file_path"]).read_bytes() != (capture / before["file_path"]).read_bytes()
+    assert (edit / "controls/target/frame_00001.png").exists()
+    manifest = json.loads((edit / "manifest.json").read_text())
+    assert manifest["num_train"] == 9
+    errors = query_errors(EditArtifacts(edit))
+    assert len(errors) == 2
+    assert all(len(views) == 10 and all(0 < error < 10 for error in views) for views in errors.values())
+    assert not list(edit.rglob("*.tmp"))
+
+
+def test_config_states_the_length_of_the_plan(run: Path) -> None:
+    config = yaml.load((run / "config.yml").read_text(), Loader=yaml.Loader)
+    # 10 views in chunks of 8 are 2 slices; 6 inversions, 6 edits and 2 + 1 look-aheads of them; 2 extractions, 2 fits.
+    assert config.max_num_iterations == 2 * (6 + 6 + 3 + 2 + 1) + 5 + 2 * 6 + 12
+    checkpoints = [path.name for path in (run / "nerfstudio_models").iterdir()]
+    assert checkpoints == [f"step-{config.max_num_iterations - 1:09d}.ckpt"]
+
+
+def test_stock_torch_load_reads_the_checkpoint(run: Path) -> None:
+    path = next((run / "nerfstudio_models").iterdir())
+    state = torch.load(path, weights_only=True)
+    assert not [name for name in state["pipeline"] if "unet" in name or "lpips" in name]
+    assert all(isinstance(rate, float) for each in state["schedulers"].values() for rate in each["_last_lr"])
+
+
+def test_same_seed_gives_the_same_edited_views(run: Path, capture: Path, tmp_path: Path) -> None:
+    again = train(capture, tmp_path)
+    images = sorted((run / "edit/images").iterdir())
+    assert len(images) == 10
+    for path in images:
+        assert path.read_bytes() == (again / "edit/images" / path.name).read_bytes()
+
+
+def test_a_run_that_is_killed_and_interrupted_ends_as_one_that_is_not(run: Path, capture: Path, tmp_path: Path) -> None:
+    """Killed half-way through a write before the first checkpoint, stopped by Ctrl-C, killed half-way through a
+    checkpoint and after the last view is decoded; benchmarks/kill_resume.py does so in all stages."""
+    folder = tmp_path / RUN
+    length = yaml.load((run / "config.yml").read_text(), Loader=yaml.Loader).max_num_iterations
+    begin = ["qnerf-edit-tiny", "--data", capture, *where(tmp_path), "--steps-per-save", "20", *SHORT]
+    resume = [*begin, "--load-dir", folder / "nerfstudio_models"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "1000"}
+
+    def killed(step: int, place: str, options: list) -> subprocess.CompletedProcess:
+        words = [sys.executable, KILLED_TRAIN, step, place, *options]
+        return subprocess.run(list(map(str, words)), env=environment, capture_output=True, text=True, check=False)
+
+    assert killed(3, "write", begin).returncode == -signal.SIGKILL
+    assert list(folder.rglob("*.tmp")) and not (folder / "nerfstudio_models").exists()
+    stopped = killed(25, "interrupt", resume)
+    assert stopped.returncode == 130, stopped.stderr[-2000:]
+    assert "Traceback" not in stopped.stdout + stopped.stderr
+    assert [path.name for path in (folder / "nerfstudio_models").iterdir()] == ["step-000000024.ckpt"]
+    (message,) = (line for line in stopped.stdout.splitlines() if "everything is saved" in line)
+    words = shlex.split(message.split("Go on with: ")[1])
+    assert words[0] == "ns-train"
+    # The checkpoint of step 40 is torn; that of step 24 is still there.
+    assert killed(40, "checkpoint", words[1:]).returncode == -signal.SIGKILL
+    assert [path.name for path in (folder / "nerfstudio_models").iterdir()] == ["step-000000024.ckpt"]
+    # All views are decoded by then; decoding them again must not take them for photos.
+    assert killed(length - 13, "after", words[1:]).returncode == -signal.SIGKILL
+    assert len(list((folder / "edit/images").iterdir())) == 10
+    command("ns-train", *words[1:])
+    names = sorted(path.name for path in (run / "edit/images").iterdir())
+    assert sorted(path.name for path in (folder / "edit/images").iterdir()) == names
+    for name in names:
+        assert (folder / "edit/images" / name).read_bytes() == (run / "edit/images" / name).read_bytes()
+    assert not list(folder.rglob("*.tmp"))
+    assert [path.name for path in (folder / "nerfstudio_models").iterdir()] == [f"step-{length - 1:09d}.ckpt"]
+    assert yaml.load((folder / "config.yml").read_text(), Loader=yaml.Loader).max_num_iterations == length
+
+
+def test_eval_compares_with_the_edited_views(run: Path, tmp_path: Path) -> None:
+    without_diffusion("ns-eval", "--load-config", run / "config.yml", "--output-path", tmp_path / "eval.json")
+    results = json.loads((tmp_path / "eval.json").read_text())["results"]
+    assert results["psnr"] > 5
+    # The same checkpoint scores differently where the photos take the edited views' place.
+    images = run / "edit/images"
+    images.rename(run / "edit/hidden")
+    try:
+        without_diffusion("ns-eval", "--load-config", run / "config.yml", "--output-path", tmp_path / "photos.json")
+    finally:
+        (run / "edit/hidden").rename(images)
+    photos = json.loads((tmp_path / "photos.json").read_text())["results"]
+    assert abs(photos["psnr"] - results["psnr"]) > 1e-3
+
+
+def test_render_makes_a_video(run: Path, tmp_path: Path) -> None:
+    video = tmp_path / "video.mp4"
+    options = ["--output-path", video, "--rendered-output-names", "rgb", "queries"]
+    options += ["--pose-source", "train", "--interpolation-steps", "1", "--order-poses", "True"]
+    without_diffusion("ns-render", "interpolate", "--load-config", run / "config.yml", *options)
+    assert video.stat().st_size > 500
+
+
+@needs_open3d
+def test_export_makes_a_point_cloud(run: Path, tmp_path: Path) -> None:
+    options = ["--num-points", "500", "--remove-outliers", "False", "--normal-method", "open3d"]
+    options += ["--num-rays-per-batch", "1024"]
+    without_diffusion(
+        "ns-export", "pointcloud", "--load-config", run / "config.yml", "--output-dir", tmp_path, *options
+    )
+    assert (tmp_path / "point_cloud.ply").stat().st_size > 1000
+
+
+def test_score_compares_with_the_truth_and_an_unedited_field(
+    run: Path, capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qnerf_edit_tiny.config.pipeline, "final_iterations", 3)
+    plain, truth = train_plain(capture, tmp_path, qnerf_edit_tiny.config), load_truth(capture, "novel")
+    for name, image in zip(truth.names, render_views(plain, capture, truth)[0], strict=True):
+        write_png(tmp_path / "unedited" / name, image)
+    sheet = tmp_path / "sheet.png"
+    figures = score_run(run, capture, tmp_path / "unedited", sheet, Console(quiet=True))
+    assert len(figures) == 4
+    assert all(3 < value < 40 for value in figures.values()), figures
+    assert json.loads((run / "score.json").read_text()) == figures
+    with Image.open(sheet) as picture:
+        assert picture.width > 6 * 64
+
+
+def test_stock_nerfacto_trains_on_the_edited_views(run: Path, tmp_path: Path) -> None:
+    # Nerfacto builds LPIPS, which downloads AlexNet; a stand-in of the same shape keeps this test off the network.
+    weights = tmp_path / "torch/hub/checkpoints/alexnet-owt-7be5be79.pth"
+    weights.parent.mkdir(parents=True)
+    torch.save(torchvision.models.alexnet().state_dict(), weights)
+    options = [
+        *("--max-num-iterations", "3", "--machine.device-type", "cpu", "--vis", "tensorboard"),
+        *("--pipeline.model.implementation", "torch", "--pipeline.datamanager.train-num-rays-per-batch", "32"),
+        *where(tmp_path / "out"),
+    ]
+    command("ns-train", "nerfacto", "--data", run / "edit", *options, TORCH_HOME=tmp_path / "torch")
+    assert list((tmp_path / "out/e/nerfacto/t/nerfstudio_models").glob("*.ckpt"))
+
+
+def test_the_points_of_the_edited_views_lie_where_the_capture_is(run: Path) -> None:
+    # The figure stands within a metre of its capture's centre, on the floor; the points are in the same coordinates.
+    cloud = trimesh.load(run / "edit/sparse_pc.ply")
+    assert len(cloud.vertices) > 100
+    assert np.abs(np.median(cloud.vertices, axis=0)[:2]).max() < 2
+
+
+@needs_open3d
+def test_splatfacto_reads_the_points_of_the_edited_views(run: Path) -> None:
+    # Splatfacto needs CUDA to train, but reads the points from this dataset: those of the final field, on its surfaces.
+    data = NerfstudioDataParserConfig(data=run / "edit", load_3D_points=True).setup().get_dataparser_outputs("train")
+    points, colours = data.metadata["points3D_xyz"], data.metadata["points3D_rgb"]
+    assert len(points) == len(colours) > 100
+    assert (points.abs() <= 1.01).all()
