@@ -35,8 +35,7 @@ from qnerf_nerfstudio.field.losses import query_loss
 from qnerf_nerfstudio.field.model import QNerfModel, QNerfModelConfig
 from qnerf_nerfstudio.methods import qnerf_edit, qnerf_edit_tiny
 from qnerf_nerfstudio.toy.training.data import HELD_OUT, render_pair
-from qnerf_nerfstudio.toy.training.evaluate import load_trained
-from qnerf_nerfstudio.toy.training.models import IMAGE_SIZE
+from qnerf_nerfstudio.toy.training.evaluate import load_trained, trained_size
 
 CHANNELS = (1280,) * 3 + (640,) * 3 + (320,) * 3
 """Query channels of Stable Diffusion 1.x's nine decoder self-attention layers."""
@@ -168,7 +167,7 @@ def gradients(editor: ControlNetEditor, config: Benchmark) -> list[tuple[int, fl
 
     Views are drawn to the queries of another pose of theirs, half-way through the timesteps.
     """
-    pairs = [render_pair(HELD_OUT + index, IMAGE_SIZE) for index in range(config.views)]
+    pairs = [render_pair(HELD_OUT + index, trained_size(editor)) for index in range(config.views)]
     images, controls = (to_unit(torch.stack([getattr(pair, key) for pair in pairs])) for key in ("images", "controls"))
     text = torch.cat([editor.encode_prompt(pair.caption) for pair in pairs])
     prompts, step = Prompts(text, text, editor.encode_prompt("")), editor.num_steps // 2

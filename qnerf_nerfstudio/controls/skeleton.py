@@ -12,6 +12,8 @@ from torch import Tensor
 from qnerf_nerfstudio.capture.cameras import Views
 from qnerf_nerfstudio.edit.openpose import OPENPOSE_BONES, OPENPOSE_COLOURS, OPENPOSE_JOINTS
 
+BONE_SHADE = 0.6
+"""Bones are this much darker than their colours, joints are not."""
 _SUPERSAMPLING = 4
 _SEGMENTS = 16
 
@@ -26,6 +28,11 @@ def skeleton_colours(
     hues = [*(i / len(joints) for i in range(len(joints))), *(i / max(1, len(bones)) for i in range(len(bones)))]
     rgb = (colorsys.hsv_to_rgb(hue, 1.0, 1.0) for hue in hues)
     return {name: (round(r * 255), round(g * 255), round(b * 255)) for name, (r, g, b) in zip(names, rgb, strict=True)}
+
+
+def line_width(size: tuple[int, int]) -> float:
+    """Width in pixels of the bones in images of this height and width: OpenPose's at 512 pixels, scaled."""
+    return max(1.5, 8 * min(size) / 512)
 
 
 def draw_skeleton(
@@ -48,8 +55,8 @@ def draw_skeleton(
     """
     colours = skeleton_colours(list(joints), bones)
     height, width = views.size
-    line_width = max(1.5, 8 * min(views.size) / 512) * _SUPERSAMPLING
-    radius = line_width / 2
+    stroke = line_width(views.size) * _SUPERSAMPLING
+    radius = stroke / 2
     fractions = torch.linspace(0, 1, _SEGMENTS + 1)[:, None]
     strokes = [joints[a].cpu() * (1 - fractions) + joints[b].cpu() * fractions for a, b in bones]
     points = torch.stack([joint.cpu() for joint in joints.values()])
@@ -64,11 +71,11 @@ def draw_skeleton(
         draw = ImageDraw.Draw(canvas)
         for index, bone in enumerate(bones):
             first = len(points) + index * (_SEGMENTS + 1)
-            red, green, blue = (int(0.6 * value) for value in colours[bone])
+            red, green, blue = (int(BONE_SHADE * value) for value in colours[bone])
             for k in range(first, first + _SEGMENTS):
                 if view_visible[k] and view_visible[k + 1]:
                     segment = [tuple(view_pixels[k]), tuple(view_pixels[k + 1])]
-                    draw.line(segment, fill=(red, green, blue), width=round(line_width))
+                    draw.line(segment, fill=(red, green, blue), width=round(stroke))
         for index, name in enumerate(joints):
             if view_visible[index]:
                 x, y = view_pixels[index]

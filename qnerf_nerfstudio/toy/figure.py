@@ -31,6 +31,30 @@ SKIN = ("brown", "pink", "orange", "yellow", "white")
 FLOORS = ("brown", "green", "grey", "blue", "red", "cyan")
 WALLS = ("white", "cyan", "grey", "pink", "yellow", "black")
 
+HEIGHTS = (1.5, 1.85)
+"""Range of the bodies' heights in metres."""
+LIMB_RADII = (0.055, 0.095)
+"""Range of the radii of arms and legs in metres."""
+TORSO_RADII = (0.12, 0.19)
+"""Range of the torsos' radii in metres."""
+HAT_SHARE = 0.5
+"""Share of the bodies that wear a hat."""
+
+REFERENCE_HEIGHT = 1.7
+"""The lengths below are metres for a body of this height."""
+TORSO_LENGTH, NECK_LENGTH = 0.52, 0.20
+"""From the pelvis to the neck, and from there to the nose."""
+SHOULDER_REACH, HIP_REACH = 0.19, 0.10
+"""Distances of shoulders and hips from the middle."""
+UPPER_ARM_LENGTH, FOREARM_LENGTH, THIGH_LENGTH, SHIN_LENGTH = 0.28, 0.27, 0.42, 0.40
+HEAD_LENGTH, HEAD_RADIUS = 0.06, 0.12
+HAT_START, HAT_LENGTH, HAT_RADIUS = 0.16, 0.08, 0.105
+"""Where the hat starts above the nose, its length and its radius."""
+THICKNESS = {"neck": 0.8, "forearm": 0.9, "hand": 1.15, "thigh": 1.25, "shin": 1.05}
+"""Radii relative to `Body.limb_radius`; shoulders and upper arms have that radius itself."""
+ELBOW_FACING = (0.0, 1.0, 0.25)
+"""An elbow bends about the axis across limb and this direction, so that the hand comes forwards and up."""
+
 
 @dataclass(frozen=True)
 class Body:
@@ -145,13 +169,13 @@ def sample_body(generator: torch.Generator) -> Body:
     """Draw a body: heights 1.5 to 1.85 m, limbs 5.5 to 9.5 cm thick, a hat on every second head."""
     names = tuple(COLOURS)
     return Body(
-        height=_uniform(1.5, 1.85, generator),
-        limb_radius=_uniform(0.055, 0.095, generator),
-        torso_radius=_uniform(0.12, 0.19, generator),
+        height=_uniform(*HEIGHTS, generator),
+        limb_radius=_uniform(*LIMB_RADII, generator),
+        torso_radius=_uniform(*TORSO_RADII, generator),
         shirt=_choice(names, generator),
         trousers=_choice(names, generator),
         skin=_choice(SKIN, generator),
-        hat=_choice(names, generator) if _uniform(0, 1, generator) < 0.5 else "none",
+        hat=_choice(names, generator) if _uniform(0, 1, generator) < HAT_SHARE else "none",
         sleeves=_choice(("long", "short"), generator),
         floor=_choice(FLOORS, generator),
         wall=_choice(WALLS, generator),
@@ -185,28 +209,27 @@ def _bend(direction: Tensor, axis: Tensor, degrees: float) -> Tensor:
 
 def joints(body: Body, pose: Pose) -> dict[str, Float[Tensor, "3"]]:
     """Forward kinematics: the position of every joint in metres, feet on the floor."""
-    unit = body.height / 1.7
+    unit = body.height / REFERENCE_HEIGHT
     lean = math.radians(pose.lean)
     up = torch.tensor([-math.sin(lean), 0.0, math.cos(lean)])
     across = torch.tensor([math.cos(lean), 0.0, math.sin(lean)])
     pelvis = torch.zeros(3)
-    placed = {"neck": pelvis + up * 0.52 * unit}
-    placed["nose"] = placed["neck"] + up * 0.20 * unit
+    placed = {"neck": pelvis + up * TORSO_LENGTH * unit}
+    placed["nose"] = placed["neck"] + up * NECK_LENGTH * unit
     for prefix, side in (("r_", 1.0), ("l_", -1.0)):
-        shoulder = placed["neck"] + across * side * 0.19 * unit
+        shoulder = placed["neck"] + across * side * SHOULDER_REACH * unit
         upper = _direction(side, getattr(pose, prefix + "arm_raise"), getattr(pose, prefix + "arm_swing"))
-        # An elbow bends about the axis across limb and facing direction, so that the hand comes forwards and up.
-        hinge = torch.linalg.cross(upper, torch.tensor([0.0, 1.0, 0.25]))
+        hinge = torch.linalg.cross(upper, torch.tensor(ELBOW_FACING))
         fore = _bend(upper, hinge / hinge.norm(), getattr(pose, prefix + "elbow"))
         placed[prefix + "shoulder"] = shoulder
-        placed[prefix + "elbow"] = shoulder + upper * 0.28 * unit
-        placed[prefix + "wrist"] = placed[prefix + "elbow"] + fore * 0.27 * unit
-        hip = pelvis + torch.tensor([side * 0.10 * unit, 0.0, 0.0])
+        placed[prefix + "elbow"] = shoulder + upper * UPPER_ARM_LENGTH * unit
+        placed[prefix + "wrist"] = placed[prefix + "elbow"] + fore * FOREARM_LENGTH * unit
+        hip = pelvis + torch.tensor([side * HIP_REACH * unit, 0.0, 0.0])
         thigh = _direction(side, getattr(pose, prefix + "leg_raise"), getattr(pose, prefix + "leg_swing"))
         shin = _bend(thigh, torch.tensor([-1.0, 0.0, 0.0]), getattr(pose, prefix + "knee"))
         placed[prefix + "hip"] = hip
-        placed[prefix + "knee"] = hip + thigh * 0.42 * unit
-        placed[prefix + "ankle"] = placed[prefix + "knee"] + shin * 0.40 * unit
+        placed[prefix + "knee"] = hip + thigh * THIGH_LENGTH * unit
+        placed[prefix + "ankle"] = placed[prefix + "knee"] + shin * SHIN_LENGTH * unit
     lowest = min(float(placed["r_ankle"][2]), float(placed["l_ankle"][2]))
     shift = torch.tensor([0.0, 0.0, body.limb_radius - lowest])
     return {name: position + shift for name, position in placed.items()}
@@ -215,7 +238,7 @@ def joints(body: Body, pose: Pose) -> dict[str, Float[Tensor, "3"]]:
 def capsules(body: Body, pose: Pose) -> Capsules:
     """The figure's matter in a pose: torso, head, limbs, hands and, where the body has one, a hat."""
     at = joints(body, pose)
-    unit = body.height / 1.7
+    unit = body.height / REFERENCE_HEIGHT
     up = (at["nose"] - at["neck"]) / (at["nose"] - at["neck"]).norm()
     pelvis = (at["r_hip"] + at["l_hip"]) / 2
     forearm = body.shirt if body.sleeves == "long" else body.skin
@@ -223,19 +246,19 @@ def capsules(body: Body, pose: Pose) -> Capsules:
     parts: list[tuple[str, Tensor, Tensor, float, str]] = [
         ("torso", pelvis, at["neck"] - up * body.torso_radius, body.torso_radius, body.shirt),
         ("shoulders", at["r_shoulder"], at["l_shoulder"], radius, body.shirt),
-        ("neck", at["neck"], at["nose"], radius * 0.8, body.skin),
-        ("head", at["nose"], at["nose"] + up * 0.06 * unit, 0.12 * unit, body.skin),
+        ("neck", at["neck"], at["nose"], radius * THICKNESS["neck"], body.skin),
+        ("head", at["nose"], at["nose"] + up * HEAD_LENGTH * unit, HEAD_RADIUS * unit, body.skin),
     ]
     if body.hat != "none":
-        crown = at["nose"] + up * 0.16 * unit
-        parts.append(("hat", crown, crown + up * 0.08 * unit, 0.105 * unit, body.hat))
+        crown = at["nose"] + up * HAT_START * unit
+        parts.append(("hat", crown, crown + up * HAT_LENGTH * unit, HAT_RADIUS * unit, body.hat))
     for side in ("r_", "l_"):
         parts += [
             (side + "upper_arm", at[side + "shoulder"], at[side + "elbow"], radius, body.shirt),
-            (side + "forearm", at[side + "elbow"], at[side + "wrist"], radius * 0.9, forearm),
-            (side + "hand", at[side + "wrist"], at[side + "wrist"], radius * 1.15, body.skin),
-            (side + "thigh", at[side + "hip"], at[side + "knee"], radius * 1.25, body.trousers),
-            (side + "shin", at[side + "knee"], at[side + "ankle"], radius * 1.05, body.trousers),
+            (side + "forearm", at[side + "elbow"], at[side + "wrist"], radius * THICKNESS["forearm"], forearm),
+            (side + "hand", at[side + "wrist"], at[side + "wrist"], radius * THICKNESS["hand"], body.skin),
+            (side + "thigh", at[side + "hip"], at[side + "knee"], radius * THICKNESS["thigh"], body.trousers),
+            (side + "shin", at[side + "knee"], at[side + "ankle"], radius * THICKNESS["shin"], body.trousers),
         ]
     names, starts, ends, radii, colours = zip(*parts, strict=True)
     return Capsules(

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
 from qnerf_nerfstudio.toy.figure import COLOURS, Body, Capsules, Pose, capsules
@@ -73,42 +73,62 @@ def intersect_capsules(
     return torch.where(t > 1e-4, t, torch.full_like(t, math.inf))
 
 
-def _figure_colour(points: Tensor, nearest: Tensor, shape: Capsules) -> Tensor:
-    """Two-tone bands along every capsule under one directional light: matter that can be told apart in every view."""
-    start, ba = shape.start[nearest], (shape.end - shape.start)[nearest]
+def figure_colour(
+    points: Float[Tensor, "*batch 3"],
+    start: Float[Tensor, "*batch 3"],
+    end: Float[Tensor, "*batch 3"],
+    radius: Float[Tensor, "*batch"],
+    colour: Float[Tensor, "*batch 3"],
+    number: Num[Tensor, "*batch"],
+) -> Float[Tensor, "*batch 3"]:
+    """Two-tone bands along every capsule under one directional light: matter that can be told apart in every view.
+
+    Args:
+        points: Points on the figure.
+        start: First end of each point's capsule.
+        end: Its second end.
+        radius: Its radius.
+        colour: Its base colour.
+        number: Its number among the capsules of its figure.
+    """
+    ba = end - start
     length = ba.norm(dim=-1).clamp_min(1e-6)
     along = ((points - start) * ba).sum(-1) / length
-    axis = start + ba * (along / length).clamp(0, 1)[:, None]
-    normal = (points - axis) / shape.radius[nearest][:, None]
-    bands = 0.86 + 0.14 * torch.sin(along * (2 * math.pi / 0.26) + nearest * 1.3)
-    shade = 0.62 + 0.38 * (normal @ LIGHT).clamp(-0.6, 1)
-    return shape.colour[nearest] * (bands * shade)[:, None]
+    axis = start + ba * (along / length).clamp(0, 1)[..., None]
+    normal = (points - axis) / radius[..., None]
+    bands = 0.86 + 0.14 * torch.sin(along * (2 * math.pi / 0.26) + number * 1.3)
+    shade = 0.62 + 0.38 * (normal @ LIGHT.to(normal)).clamp(-0.6, 1)
+    return colour * (bands * shade)[..., None]
 
 
-def _floor_colour(points: Tensor, body: Body) -> Tensor:
-    base = torch.tensor(COLOURS[body.floor])
-    x, y = points[:, 0], points[:, 1]
-    checks = torch.sin(2.6 * x + body.texture_phase) * torch.sin(2.6 * y + 0.7 * body.texture_phase)
-    return base * (0.80 + 0.20 * torch.tanh(3 * checks))[:, None]
+def floor_colour(
+    points: Float[Tensor, "*batch N 3"], base: Float[Tensor, "*batch 3"], phase: Float[Tensor, "*batch 1"] | float
+) -> Float[Tensor, "*batch N 3"]:
+    """Soft checks in shades of the floor's base colour, moved by the texture's phase."""
+    x, y = points[..., 0], points[..., 1]
+    checks = torch.sin(2.6 * x + phase) * torch.sin(2.6 * y + 0.7 * phase)
+    return base[..., None, :] * (0.80 + 0.20 * torch.tanh(3 * checks))[..., None]
 
 
-def _wall_colour(directions: Tensor, body: Body) -> Tensor:
-    base = torch.tensor(COLOURS[body.wall])
-    azimuth = torch.atan2(directions[:, 1], directions[:, 0])
-    tone = 0.78 + 0.14 * torch.sin(3 * azimuth + body.texture_phase) + 0.16 * directions[:, 2]
-    return (base * tone[:, None]).clamp(0, 1)
+def wall_colour(
+    directions: Float[Tensor, "*batch N 3"], base: Float[Tensor, "*batch 3"], phase: Float[Tensor, "*batch 1"] | float
+) -> Float[Tensor, "*batch N 3"]:
+    """The background in unit directions: stripes in shades of its base colour, brighter above."""
+    azimuth = torch.atan2(directions[..., 1], directions[..., 0])
+    tone = 0.78 + 0.14 * torch.sin(3 * azimuth + phase) + 0.16 * directions[..., 2]
+    return (base[..., None, :] * tone[..., None]).clamp(0, 1)
 
 
 def _trace(
     origins: Tensor, directions: Tensor, near: Tensor, body: Body, shape: Capsules | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Colour, distance along the ray, and whether the figure was hit; only rays that are `near` can hit it."""
-    rgb = _wall_colour(directions, body)
+    rgb = wall_colour(directions, torch.tensor(COLOURS[body.wall]), body.texture_phase)
     distance = torch.full((len(origins),), math.inf)
     to_floor = -origins[:, 2] / directions[:, 2]
     points = origins + directions * to_floor[:, None]
     on_floor = (to_floor > 0) & (points[:, :2].norm(dim=-1) < FLOOR_RADIUS)
-    rgb[on_floor] = _floor_colour(points[on_floor], body)
+    rgb[on_floor] = floor_colour(points[on_floor], torch.tensor(COLOURS[body.floor]), body.texture_phase)
     distance[on_floor] = to_floor[on_floor]
 
     figure = torch.zeros(len(origins), dtype=torch.bool)
@@ -118,7 +138,9 @@ def _trace(
     hits, nearest = intersect_capsules(origins[near], directions[near], shape).min(dim=-1)
     seen = hits < distance[near]
     near, hits, nearest = near[seen], hits[seen], nearest[seen]
-    rgb[near] = _figure_colour(origins[near] + directions[near] * hits[:, None], nearest, shape)
+    points = origins[near] + directions[near] * hits[:, None]
+    capsule = (shape.start[nearest], shape.end[nearest], shape.radius[nearest], shape.colour[nearest])
+    rgb[near] = figure_colour(points, *capsule, nearest)
     distance[near] = hits
     figure[near] = True
     return rgb, distance, figure

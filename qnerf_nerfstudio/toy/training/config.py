@@ -15,7 +15,7 @@ class TrainEditorConfig:
     initial: Path | None = None
     """Model set whose weights training starts from, instead of random ones; --vae-steps 0 keeps its VAE."""
     evaluate: bool = False
-    """Only measure the model set in --out and write its model card."""
+    """Only measure the model set in --out; its card is written anew where --work tells how it was trained."""
     evaluate_pairs: int = 64
     """Number of held-out pairs to measure on."""
     control_only: bool = False
@@ -28,6 +28,8 @@ class TrainEditorConfig:
     """Peak learning rate of the VAE."""
     denoiser_steps: int = 4200
     """Training steps of UNet, ControlNet and text encoder."""
+    minutes: float | None = None
+    """Train the denoiser for this time, over all calls with the same --work, instead of --denoiser-steps."""
     denoiser_batch: int = 12
     """Pairs in a step of the denoiser; each is two images."""
     denoiser_lr: float = 6e-4
@@ -38,10 +40,10 @@ class TrainEditorConfig:
     """Share of the steps in which the pair's own keys and values are injected."""
     caption_dropout: float = 0.15
     """Share of captions replaced by the empty one."""
-    pool: int = 5000
-    """Largest number of rendered pairs; each seed has pairs of its own."""
+    pool: int = 4096
+    """Largest number of pairs that are kept on the device; new ones replace the oldest."""
     report_every: int = 50
-    """Steps between checkpoints, curve points and printed lines; sample sheets come every fourth time."""
+    """Steps between checkpoints, curve points and printed lines."""
     seed: int = 0
     """Seed of pairs, weights, batches and noise."""
     device: str = "cuda"

@@ -18,14 +18,20 @@ from qnerf_nerfstudio.methods import qnerf_edit_tiny
 from qnerf_nerfstudio.studio.pipeline import QNerfPipelineConfig
 from qnerf_nerfstudio.toy.scoring import iou, psnr, silhouette
 from qnerf_nerfstudio.toy.training.data import HELD_OUT, Pair, render_pair
-from qnerf_nerfstudio.toy.training.models import IMAGE_SIZE
 
 
 def load_trained(folder: Path, device: str) -> ControlNetEditor:
-    """The editor in `folder`, set as qnerf-edit-tiny sets it."""
+    """The editor in `folder`, set as qnerf-edit-tiny sets it, for images of the size that it was trained on."""
     pipeline = qnerf_edit_tiny.config.pipeline
     assert isinstance(pipeline, QNerfPipelineConfig)
-    return load_editor(replace(pipeline.editor, model=str(folder), controlnet=str(folder / "controlnet")), device)
+    editor = load_editor(replace(pipeline.editor, model=str(folder), controlnet=str(folder / "controlnet")), device)
+    editor.config.resolution = trained_size(editor)
+    return editor
+
+
+def trained_size(editor: ControlNetEditor) -> int:
+    """Width and height in pixels of the images that an editor was trained on."""
+    return editor.unet.config.sample_size * editor.latent_stride
 
 
 @torch.no_grad()
@@ -44,14 +50,15 @@ def edit_pair(editor: ControlNetEditor, pairs: list[Pair]) -> Float[Tensor, "V 3
 
 
 def evaluate(
-    editor: ControlNetEditor, console: Console, count: int, sheet: Path | None, kind: Kind = "openpose"
+    editor: ControlNetEditor, console: Console, count: int, sheet: Path, kind: Kind = "openpose"
 ) -> dict[str, float]:
     """Print and return the figures over `count` held-out pairs with such controls; write a sheet of the first ones.
 
     Figures: silhouette IoU with the truth, PSNR inside the union of both silhouettes and over the whole image, PSNR of
     copying the source (what doing nothing scores), and PSNR of the VAE's round trip.
     """
-    pairs = [render_pair(HELD_OUT + i, IMAGE_SIZE, with_room=True, kind=kind) for i in range(count)]
+    size = trained_size(editor)
+    pairs = [render_pair(HELD_OUT + i, size, with_room=True, kind=kind) for i in range(count)]
     edited = torch.cat([edit_pair(editor, pairs[start : start + 8]) for start in range(0, count, 8)])
     sources, truths = (to_unit(torch.stack([pair.images[i] for pair in pairs])) for i in (0, 1))
     rooms = to_unit(torch.stack([pair.room for pair in pairs if pair.room is not None]))
@@ -69,9 +76,8 @@ def evaluate(
     for name, value in figures.items():
         table.add_row(name, f"{value:.3f}")
     console.print(table)
-    if sheet is not None:
-        controls = to_unit(torch.stack([pair.controls[1] for pair in pairs]))
-        rows = torch.cat([torch.cat(list(part[:8]), dim=-1) for part in (sources, controls, edited, truths)], dim=-2)
-        write_png(sheet, rows)
-        console.print(f"source, control, edited and truth by rows: {sheet}")
+    controls = to_unit(torch.stack([pair.controls[1] for pair in pairs]))
+    rows = torch.cat([torch.cat(list(part[:8]), dim=-1) for part in (sources, controls, edited, truths)], dim=-2)
+    write_png(sheet, rows)
+    console.print(f"source, control, edited and truth by rows: {sheet}")
     return {name: round(float(value), 4) for name, value in figures.items()}

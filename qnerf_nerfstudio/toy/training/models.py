@@ -1,4 +1,7 @@
-"""Architecture of the bundled editor: every part is a stock diffusers or transformers model."""
+"""Architecture of the bundled editor: every part is a stock diffusers or transformers model.
+
+The defaults are those of the set that comes with the package.
+"""
 
 import re
 from pathlib import Path
@@ -9,44 +12,76 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from qnerf_nerfstudio.common.files import write_json
 from qnerf_nerfstudio.toy.figure import COLOURS, Body
 
-IMAGE_SIZE = 128
-LATENT_CHANNELS = 8
 MAX_TOKENS = 48
 TEXT_WIDTH = 96
 
 
-def build_vae() -> AutoencoderKL:
-    """The VAE: f = 8 as Stable Diffusion's, 8 latent channels."""
+def build_vae(
+    image_size: int = 256, widths: tuple[int, ...] = (16, 32, 64, 128), latent_channels: int = 8
+) -> AutoencoderKL:
+    """The VAE.
+
+    Args:
+        image_size: Width and height in pixels of the images that it is trained on.
+        widths: Channels of its levels, multiples of 4; each level but the last halves the image. Four levels make
+            latents that are 8 times smaller than images, as Stable Diffusion's.
+        latent_channels: Channels of the latents.
+    """
     return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(16, 32, 64, 128),
+        down_block_types=("DownEncoderBlock2D",) * len(widths),
+        up_block_types=("UpDecoderBlock2D",) * len(widths),
+        block_out_channels=widths,
         layers_per_block=1,
-        latent_channels=LATENT_CHANNELS,
+        latent_channels=latent_channels,
         norm_num_groups=4,
-        sample_size=IMAGE_SIZE,
+        sample_size=image_size,
     )
 
 
-def build_denoiser() -> UNet2DConditionModel:
-    """The UNet: three levels with self- and cross-attention, as few channels as the domain allows."""
+def build_denoiser(
+    sample_size: int = 32,
+    widths: tuple[int, ...] = (96, 128, 192),
+    latent_channels: int = 8,
+    text_width: int = TEXT_WIDTH,
+) -> UNet2DConditionModel:
+    """The UNet: self- and cross-attention at every level.
+
+    Args:
+        sample_size: Width and height of the latents.
+        widths: Channels of its levels, multiples of 16.
+        latent_channels: Channels of the latents.
+        text_width: Width of the text encoder.
+    """
     return UNet2DConditionModel(
-        sample_size=IMAGE_SIZE // 8,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
-        down_block_types=("CrossAttnDownBlock2D",) * 3,
-        up_block_types=("CrossAttnUpBlock2D",) * 3,
-        block_out_channels=(96, 128, 160),
+        sample_size=sample_size,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        down_block_types=("CrossAttnDownBlock2D",) * len(widths),
+        up_block_types=("CrossAttnUpBlock2D",) * len(widths),
+        block_out_channels=widths,
         layers_per_block=1,
         attention_head_dim=4,
-        cross_attention_dim=TEXT_WIDTH,
+        cross_attention_dim=text_width,
         norm_num_groups=16,
     )
 
 
-def build_control(denoiser: UNet2DConditionModel) -> ControlNetModel:
-    """The ControlNet, started from the UNet's encoder as usual."""
-    return ControlNetModel.from_unet(denoiser, conditioning_embedding_out_channels=(16, 32, 64, 96))
+def build_control(
+    denoiser: UNet2DConditionModel, embedding_widths: tuple[int, ...] = (16, 32, 64, 96)
+) -> ControlNetModel:
+    """The ControlNet, started from the UNet's encoder as usual.
+
+    Args:
+        denoiser: The UNet.
+        embedding_widths: Channels of the levels that bring control images to the size of the latents; as many as the
+            VAE has.
+    """
+    return ControlNetModel.from_unet(denoiser, conditioning_embedding_out_channels=embedding_widths)
+
+
+def vae_stride(vae: AutoencoderKL) -> int:
+    """Pixels per latent along a side."""
+    return 2 ** (len(vae.config.block_out_channels) - 1)
 
 
 def build_scheduler() -> DDIMScheduler:
@@ -62,13 +97,13 @@ def build_scheduler() -> DDIMScheduler:
     )
 
 
-def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """A CLIP text model of two layers."""
+def build_text_encoder(tokenizer: CLIPTokenizer, width: int = TEXT_WIDTH) -> CLIPTextModel:
+    """A CLIP text model of two layers, `width` channels wide, a multiple of 4."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
-            hidden_size=TEXT_WIDTH,
-            intermediate_size=2 * TEXT_WIDTH,
+            hidden_size=width,
+            intermediate_size=2 * width,
             num_hidden_layers=2,
             num_attention_heads=4,
             max_position_embeddings=MAX_TOKENS,

@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,72 +12,95 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from qnerf_nerfstudio.common.errors import UserError
+from qnerf_nerfstudio.common.files import write_json
 from qnerf_nerfstudio.diffusion.bundled import BUNDLED_KINDS
+from qnerf_nerfstudio.toy.training.card import CARD, Record, Stage, write_card
 from qnerf_nerfstudio.toy.training.config import TrainEditorConfig
-from qnerf_nerfstudio.toy.training.denoiser import export, train_denoiser
+from qnerf_nerfstudio.toy.training.denoiser import train_denoiser
 from qnerf_nerfstudio.toy.training.evaluate import evaluate, load_trained
-from qnerf_nerfstudio.toy.training.models import build_scheduler, build_tokenizer
+from qnerf_nerfstudio.toy.training.model_set import INDEX, load_set, new_set
+from qnerf_nerfstudio.toy.training.pairs import pairs_after
 from qnerf_nerfstudio.toy.training.vae import train_vae
 
 
 @contextmanager
-def _flushed_denormals() -> Iterator[None]:
-    """Untrained activations pass through denormal numbers, which slow a CPU down many times."""
+def _fast_arithmetic() -> Iterator[None]:
+    """Flush denormal numbers, which slow a CPU down many times, and let cuDNN choose its kernels by trial."""
+    benchmark = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
     torch.set_flush_denormal(True)
     try:
         yield
     finally:
         torch.set_flush_denormal(False)
+        torch.backends.cudnn.benchmark = benchmark
 
 
 def train_editor(config: TrainEditorConfig, console: Console) -> None:
     """Train or go on training, and export the model set to `config.out`.
 
     Raises:
-        UserError: The device is not there, or `config.out` holds something else than a model set.
+        UserError: The device is not there, `config.out` holds something else than a model set, `config.initial` holds
+            none, or there is no time to train.
     """
     if config.device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError("--device is cuda, but torch sees no GPU; train with --device cpu")
-    if config.out.exists() and any(config.out.iterdir()) and not (config.out / "model_index.json").exists():
+    if config.out.exists() and any(config.out.iterdir()) and not (config.out / INDEX).exists():
         raise UserError(f"--out {config.out} is not empty and holds no model set; name another folder")
+    if config.minutes is not None and config.minutes <= 0:
+        raise UserError(f"--minutes is {config.minutes}; expected more than 0")
+    models = new_set(config.work / "tokenizer", config.seed) if config.initial is None else load_set(config.initial)
     config.work.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
-    with _flushed_denormals():
-        vae = train_vae(config, console)
-        parts = train_denoiser(config, vae, console)
-    export(config.out, vae, parts, build_tokenizer(config.work / "tokenizer"), build_scheduler())
+    with _fast_arithmetic():
+        vae = Stage.between(*train_vae(config, models, console), config.vae_batch, config.vae_lr)
+        progress = train_denoiser(config, models, console)
+    denoiser = Stage.between(*progress, config.denoiser_batch, config.denoiser_lr)
+    models.save(config.out)
     _plot_curve(config.work)
-    console.print(f"model set in {config.out}, {(time.monotonic() - started) / 60:.0f} minutes in this call")
+    steps = progress[1].steps
+    pairs = pairs_after(steps, config.denoiser_batch, config.pool, torch.device(config.device)) if steps else 0
+    Record(
+        image_size=models.image_size,
+        initial=None if config.initial is None else config.initial.resolve().name,
+        before=_earlier_card(config),
+        vae=vae,
+        denoiser=denoiser,
+        control_only=config.control_only,
+        pairs=pairs,
+        seed=config.seed,
+        machine=_machine(config.device),
+    ).save(config.work)
+    console.print(f"model set in {config.out}, {denoiser.steps} steps of the denoiser in this call")
 
 
 def evaluate_editor(config: TrainEditorConfig, console: Console) -> None:
-    """Print the figures of the model set in `config.out` and write its model card."""
+    """Print the figures of the model set in `config.out`, and write them, sample sheets and its model card."""
     editor = load_trained(config.out, config.device)
     figures = {
-        kind: evaluate(editor, console, config.evaluate_pairs, config.work / f"held-out-{kind}.png", kind)
+        kind: evaluate(editor, console, config.evaluate_pairs, config.work / f"sheet-{kind}.png", kind)
         for kind in BUNDLED_KINDS
     }
-    rows = "\n".join(
-        f"| {name} | {' | '.join(f'{each[name]:.3f}' for each in figures.values())} |" for name in figures["openpose"]
-    )
-    device = torch.cuda.get_device_name() if config.device.startswith("cuda") else f"{os.cpu_count()} CPU cores"
-    size = sum(path.stat().st_size for path in config.out.rglob("*.safetensors")) / 2**20
-    (config.out / "README.md").write_text(
-        CARD.format(
-            size=size,
-            start="" if config.initial is None else ", from the weights of an earlier model set",
-            vae_steps=config.vae_steps,
-            vae_batch=config.vae_batch,
-            denoiser_steps=config.denoiser_steps,
-            denoiser_batch=config.denoiser_batch,
-            pool=config.pool,
-            machine=f"{device} ({platform.machine()}), torch {torch.__version__}",
-            pairs=config.evaluate_pairs,
-            kinds=" | ".join(figures),
-            rule="---|" * len(figures),
-            rows=rows,
-        )
-    )
+    write_json(config.work / "figures.json", figures)
+    record = Record.load(config.work)
+    if record is None:
+        console.print(f"{config.work} does not tell how the set was trained, its card stays as it is")
+        return
+    write_card(config.out, record, figures, config.evaluate_pairs, _machine(config.device))
+
+
+def _earlier_card(config: TrainEditorConfig) -> str | None:
+    """The card of --initial as it was before the first call: --out may be the same folder."""
+    record = Record.load(config.work)
+    if record is not None:
+        return record.before
+    if config.initial is None or not (config.initial / CARD).is_file():
+        return None
+    return (config.initial / CARD).read_text(encoding="utf-8")
+
+
+def _machine(device: str) -> str:
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else f"{os.cpu_count()} CPU cores"
+    return f"{name} ({platform.machine()}), torch {torch.__version__}"
 
 
 def _plot_curve(work: Path) -> None:
@@ -89,33 +111,3 @@ def _plot_curve(work: Path) -> None:
     axes.semilogy(*zip(*curve, strict=True))
     axes.set(xlabel="training step", ylabel="v-prediction loss", title="bundled editor")
     figure.savefig(work / "denoiser-curve.png", dpi=100, bbox_inches="tight")
-
-
-CARD = """---
-license: apache-2.0
-library_name: diffusers
-pipeline_tag: image-to-image
----
-# The bundled editor of qnerf-nerfstudio
-
-A small Stable-Diffusion-shaped model set (AutoencoderKL, CLIP text model, UNet with three decoder levels of
-self-attention, one ControlNet that reads OpenPose skeletons and depths of proxies) for 128-pixel images of the
-procedural articulated figure. It exists so that qnerf-edit runs end to end on a CPU without downloads: for the demo,
-the tests and the benchmarks. It knows nothing of real photos.
-
-- **Data**: rendered pairs (one body, one camera, two poses) of `qnerf_nerfstudio.toy`, up to {pool} pairs; captions
-  name the colours of the figure and its room.
-- **Training**: `qnerf toy train`{start}; VAE {vae_steps} steps of {vae_batch} crops, then UNet, ControlNet and
-  text encoder together {denoiser_steps} steps of {denoiser_batch} pairs, v-prediction, moving average of the weights;
-  in part of the steps the pair's own keys and values are injected into the decoder's self-attention, as the method
-  does.
-- **Evaluated on**: {machine}.
-- **Size**: {size:.1f} MiB of half-precision safetensors.
-
-Figures over {pairs} pairs with bodies, poses and cameras that training never saw (20 DDIM timesteps, one view at a
-time, source inverted and its appearance injected, control in the target pose):
-
-| figure | {kinds} |
-|---|{rule}
-{rows}
-"""

@@ -9,14 +9,13 @@ from qnerf_nerfstudio.common.images import to_unit
 from qnerf_nerfstudio.diffusion.bundled import BUNDLED_FOLDER, BUNDLED_KINDS
 from qnerf_nerfstudio.toy.scoring import iou, psnr, silhouette
 from qnerf_nerfstudio.toy.training.data import HELD_OUT, render_pair
-from qnerf_nerfstudio.toy.training.evaluate import edit_pair, load_trained
-from qnerf_nerfstudio.toy.training.models import IMAGE_SIZE
+from qnerf_nerfstudio.toy.training.evaluate import edit_pair, load_trained, trained_size
 
 
 @pytest.mark.parametrize("kind", BUNDLED_KINDS)
 def test_bundled_editor_follows_the_control_and_keeps_the_colours(kind: Literal["openpose", "depth"]) -> None:
     editor = load_trained(BUNDLED_FOLDER, "cpu")
-    pairs = [render_pair(HELD_OUT + 500 + i, IMAGE_SIZE, with_room=True, kind=kind) for i in range(8)]
+    pairs = [render_pair(HELD_OUT + 500 + i, trained_size(editor), with_room=True, kind=kind) for i in range(8)]
     edited = edit_pair(editor, pairs)
     sources, truths = (to_unit(torch.stack([pair.images[i] for pair in pairs])) for i in (0, 1))
     rooms = to_unit(torch.stack([pair.room for pair in pairs if pair.room is not None]))
