@@ -68,7 +68,7 @@ class LiteralField(QNerfField):
     literal_head: nn.Linear
 
     def get_outputs(self, ray_samples: RaySamples, density_embedding: Tensor | None = None) -> dict[Any, Tensor]:
-        """Raw queries in the place of base features."""
+        """Raw queries instead of base features."""
         outputs = super().get_outputs(ray_samples, density_embedding)
         outputs[QNerfHeadNames.FEATURES] = self.literal_head(outputs[QNerfHeadNames.FEATURES])
         return outputs

@@ -3,6 +3,7 @@
 import copy
 import json
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,9 +37,9 @@ def views_of(capture: Path) -> Views:
     )
 
 
-def write_scene(out: Path, seed: int, views: int, setting: Setting) -> None:
-    """Write the capture with this seed, and the control images of the setting in the place of its skeleton."""
-    write_capture(out, CaptureConfig(seed=seed, num_views=views))
+def write_scene(out: Path, seed: int, views: int, setting: Setting, size: int = CaptureConfig.size) -> None:
+    """Write the capture with this seed, and the control images of the setting instead of its skeleton."""
+    write_capture(out, CaptureConfig(seed=seed, num_views=views, size=size))
     if setting == "tight":
         return
     generator = torch.Generator().manual_seed(seed)
@@ -71,7 +72,7 @@ def field_settings(iterations: int) -> TrainerConfig:
 
 
 def change(edit: TrainerConfig, settings: dict[str, Any]) -> None:
-    """Change settings of the edit's pipeline, or of its field where their names begin with "model."."""
+    """Change settings of the edit's pipeline, and of what it holds, by their dotted names."""
     for key, value in settings.items():
-        owner = edit.pipeline.model if key.startswith("model.") else edit.pipeline
-        setattr(owner, key.removeprefix("model."), value)
+        *owners, name = key.split(".")
+        setattr(reduce(getattr, owners, edit.pipeline), name, value)

@@ -64,10 +64,10 @@ _tiny.mixed_precision = False
 _tiny.viewer = ViewerConfig(num_rays_per_chunk=1 << 12, websocket_host="127.0.0.1", max_num_display_images=64)
 _tiny.pipeline = QNerfPipelineConfig(
     datamanager=QNerfDataManagerConfig(
-        dataparser=NerfstudioDataParserConfig(), train_num_rays_per_batch=512, eval_num_rays_per_batch=512
+        dataparser=NerfstudioDataParserConfig(), train_num_rays_per_batch=1024, eval_num_rays_per_batch=1024
     ),
     model=QNerfModelConfig(
-        eval_num_rays_per_chunk=1 << 12,
+        eval_num_rays_per_chunk=1 << 11,
         use_appearance_embedding=False,
         use_gradient_scaling=True,
         average_init_density=0.6,
@@ -75,9 +75,9 @@ _tiny.pipeline = QNerfPipelineConfig(
         space_annealing=300,
         far_plane=20.0,
         implementation="torch",
-        num_levels=8,
-        log2_hashmap_size=15,
-        max_res=512,
+        num_levels=10,
+        log2_hashmap_size=17,
+        max_res=1024,
         hidden_dim_color=32,
         num_proposal_iterations=1,
         num_proposal_samples_per_ray=(32,),
@@ -91,7 +91,7 @@ _tiny.pipeline = QNerfPipelineConfig(
     ),
     editor=EditorConfig(
         model=BUNDLED,
-        resolution=128,
+        resolution=256,
         dtype="float32",
         vae_slicing=False,
         num_steps=20,
@@ -105,7 +105,7 @@ _tiny.pipeline = QNerfPipelineConfig(
     stop=0.4,
     chunk=8,
     source_iterations=1000,
-    fit_iterations=800,
+    fit_iterations=500,
     final_iterations=1000,
 )
 
@@ -114,5 +114,5 @@ qnerf_edit = MethodSpecification(
 )
 qnerf_edit_small = MethodSpecification(config=_small, description="qnerf-edit one view at a time, 12 GB class.")
 qnerf_edit_tiny = MethodSpecification(
-    config=_tiny, description="qnerf-edit with the bundled editor at 128 pixels: minutes on a CPU, no network."
+    config=_tiny, description="qnerf-edit with the bundled editor at 256 pixels: minutes on a CPU, no network."
 )

@@ -59,11 +59,7 @@ class TensorFile:
 
 
 class EditArtifacts:
-    """What a run keeps in its edit/ folder.
-
-    Args:
-        root: The folder; made at the first write.
-    """
+    """What a run keeps in its edit/ folder, `root`, which the first write makes."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

@@ -55,11 +55,7 @@ class Status:
 
 
 class Progress:
-    """Times the training steps of a run, and tells what remains.
-
-    Args:
-        clock: Seconds from any fixed time on.
-    """
+    """Times the training steps of a run by a clock in seconds, and estimates what remains."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.seconds: dict[str, float] = {}

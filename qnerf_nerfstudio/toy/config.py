@@ -13,5 +13,5 @@ class CaptureConfig:
     """Number of photos."""
     num_novel_views: int = 8
     """Number of further cameras, whose true edited views are written but no photos."""
-    size: int = 128
+    size: int = 256
     """Width and height of every image in pixels."""

@@ -8,21 +8,25 @@ import time
 from pathlib import Path
 
 import imageio_ffmpeg
+from jaxtyping import Float
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline
+from nerfstudio.utils.eval_utils import eval_setup
 from rich.console import Console
+from torch import Tensor
 
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.common.images import write_png
-from qnerf_nerfstudio.methods import qnerf_edit_tiny
+from qnerf_nerfstudio.field.model import QNerfModel
 from qnerf_nerfstudio.pages.report import write_report
+from qnerf_nerfstudio.run.artifacts import EditArtifacts
 from qnerf_nerfstudio.toy.capture import CaptureConfig, write_capture
-from qnerf_nerfstudio.toy.plain import train_plain
-from qnerf_nerfstudio.toy.truth import load_truth, render_views, score_run
+from qnerf_nerfstudio.toy.truth import Truth, load_truth, render_views, score_run
 
 SCRIPTS = Path(sys.executable).parent
 
 
 def run_demo(out: Path, seed: int, console: Console) -> None:
-    """Make the capture, edit it, render a video, train a field on the unedited capture, and score both.
+    """Make the capture, edit it, render a video, and score it beside the field of the photos that the edit began with.
 
     Raises:
         UserError: `out` exists and is not empty.
@@ -41,10 +45,9 @@ def run_demo(out: Path, seed: int, console: Console) -> None:
     config = ["--load-config", run / "config.yml", "--output-path", video]
     path = ["--pose-source", "train", "--interpolation-steps", "1", "--frame-rate", "8", "--order-poses", "True"]
     _command("ns-render", "interpolate", *config, *path, environment=environment_with_ffmpeg(out))
-    console.rule("4. for comparison: the same field on the unedited capture")
-    unedited = train_plain(data, out / "runs", qnerf_edit_tiny.config)
+    console.rule("4. for comparison: novel views of the photos' field")
     truth = load_truth(data, "novel")
-    for name, image in zip(truth.names, render_views(unedited, data, truth)[0], strict=True):
+    for name, image in zip(truth.names, render_photos_field(run, data, truth), strict=True):
         write_png(out / "unedited" / name, image)
     console.rule("5. figures")
     figures = score_run(run, data, out / "unedited", out / "sheet.png", console)
@@ -59,6 +62,14 @@ def run_demo(out: Path, seed: int, console: Console) -> None:
         f"Look around: ns-viewer --load-config {run / 'config.yml'}",
         soft_wrap=True,
     )
+
+
+def render_photos_field(run: Path, data: Path, truth: Truth) -> Float[Tensor, "V 3 H W"]:
+    """Views of the field of the photos that a run keeps, in the cameras of `truth`."""
+    _, pipeline, _, _ = eval_setup(run / "config.yml", test_mode="inference")
+    assert isinstance(pipeline, VanillaPipeline) and isinstance(pipeline.model, QNerfModel)
+    pipeline.model.begin_stage(0, "rgb", EditArtifacts(run / "edit").source_field.load())
+    return render_views(pipeline, data, truth)[0]
 
 
 def environment_with_ffmpeg(folder: Path) -> dict[str, str]:

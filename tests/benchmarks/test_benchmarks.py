@@ -33,7 +33,7 @@ def test_settings_differ_in_their_target_controls_only(tmp_path: Path, setting: 
     drawn: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     for name in ("tight", setting):
         capture = tmp_path / name
-        write_scene(capture, 3, 10, name)
+        write_scene(capture, 3, 10, name, size=128)
         views, edit = views_of(capture), load_edit(capture / "edit.json")
         names = load_truth(capture, "train").names
         drawn[name] = control_images(edit, capture, views, names, torch.eye(4)[:3], views.size)
@@ -46,7 +46,7 @@ def test_settings_differ_in_their_target_controls_only(tmp_path: Path, setting: 
 
 
 def test_shared_attention_to_the_own_source_is_the_products_appearance_injection(tmp_path: Path) -> None:
-    write_scene(tmp_path / "scene", 3, 4, "tight")
+    write_scene(tmp_path / "scene", 3, 4, "tight", size=128)
     config = replace(qnerf_edit_tiny.config.pipeline.editor, num_steps=3)  # pyright: ignore[reportAttributeAccessIssue]
     editor = load_editor(config, "cpu")
     truth = load_truth(tmp_path / "scene", "train")
@@ -63,7 +63,7 @@ def test_shared_attention_to_the_own_source_is_the_products_appearance_injection
 
 
 def test_half_of_the_views_is_held_out(tmp_path: Path) -> None:
-    write_scene(tmp_path / "scene", 0, 6, "tight")
+    write_scene(tmp_path / "scene", 0, 6, "tight", size=128)
     for every, held_out in ((1, 0), (2, 3)):
         split_capture(tmp_path / "scene", tmp_path / str(every), every)
         meta = json.loads((tmp_path / str(every) / "transforms.json").read_text())
@@ -73,7 +73,7 @@ def test_half_of_the_views_is_held_out(tmp_path: Path) -> None:
 
 
 def test_judge_trains_on_edited_views_where_they_see_the_edit_and_on_photos_elsewhere(tmp_path: Path) -> None:
-    write_scene(tmp_path / "scene", 0, 6, "tight")
+    write_scene(tmp_path / "scene", 0, 6, "tight", size=128)
     fields = field_settings(2)
     assert isinstance(fields.pipeline, QNerfPipelineConfig)
     fields.pipeline.source_iterations = 2

@@ -73,7 +73,7 @@ def test_solids_of_any_size_and_place_are_drawn_or_refused(folder: Path, draw: s
 
 
 def test_mesh_and_boxes_of_a_capture_stand_where_the_truth_stands(tmp_path: Path) -> None:
-    write_capture(tmp_path / "scene", CaptureConfig(seed=3, num_views=4, num_novel_views=0))
+    write_capture(tmp_path / "scene", CaptureConfig(seed=3, num_views=4, num_novel_views=0, size=128))
     meta = json.loads((tmp_path / "scene/truth/transforms.json").read_text())
     names = [Path(frame["file_path"]).name for frame in meta["frames"]]
     cameras = Views(

@@ -26,7 +26,7 @@ def test_the_product_states_the_whole_edit_where_control_images_do_not(
 ) -> None:
     projected = {}
     for name in ("tight", setting):
-        write_scene(tmp_path / name, 3, 20, name)
+        write_scene(tmp_path / name, 3, 20, name, size=128)
         projected[name] = [project(tmp_path / name, lift) for lift in (False, True)]
         assert ("lifted to 3D: 13 bones" in capsys.readouterr().out.replace("\n", " ")) == (name == setting)
     (tight, same), (given, lifted) = projected["tight"], projected[setting]
@@ -39,7 +39,7 @@ def test_the_product_states_the_whole_edit_where_control_images_do_not(
 def test_control_images_that_cannot_be_lifted_are_used_as_they_are(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_scene(tmp_path, 3, 6, "loose")
+    write_scene(tmp_path, 3, 6, "loose", size=128)
     for path in (tmp_path / "controls/target").iterdir():
         write_png(path, torch.rand(3, 128, 128, generator=torch.Generator().manual_seed(0)))
     given, kept = (project(tmp_path, lift) for lift in (False, True))

@@ -13,6 +13,10 @@ SCRIPTS = Path(sys.executable).parent
 SHORT = [
     *("--pipeline.editor.num-steps", "6"),
     *("--pipeline.editor.resolution", "64"),
+    # A field that a few steps fill with matter.
+    *("--pipeline.model.num-levels", "8"),
+    *("--pipeline.model.log2-hashmap-size", "15"),
+    *("--pipeline.model.max-res", "512"),
     *("--pipeline.datamanager.train-num-rays-per-batch", "256"),
     *("--pipeline.tau", "2"),
     *("--pipeline.source-iterations", "5"),

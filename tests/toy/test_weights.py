@@ -5,7 +5,8 @@ from qnerf_nerfstudio.diffusion.bundled import BUNDLED_FOLDER
 
 def test_bundled_editor_fits_its_size() -> None:
     size = sum(path.stat().st_size for path in BUNDLED_FOLDER.rglob("*") if path.is_file())
-    assert size <= 40e6
+    # A wheel with it stays under 48 MiB.
+    assert size <= 44e6
     assert not [path for path in BUNDLED_FOLDER.rglob("*") if path.suffix in {".bin", ".pt", ".ckpt", ".pkl"}]
     assert (BUNDLED_FOLDER / "README.md").exists()
     for path in BUNDLED_FOLDER.rglob("*.json"):
