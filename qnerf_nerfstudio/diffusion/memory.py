@@ -51,7 +51,7 @@ def estimate_bytes(editor: "ControlNetEditor", chunk: int, size: tuple[int, int]
 
 
 def available_bytes(device: torch.device) -> int | None:
-    """Bytes that are free for tensors on a device; None where that cannot be told."""
+    """Bytes that are free for tensors on a device; None where that is unknown."""
     if device.type == "cpu":
         return psutil.virtual_memory().available
     if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""Reading edit.json, which may have come with someone else's capture: whatever is wrong is told in one sentence."""
+"""Reading edit.json, which may have come with someone else's capture: whatever is wrong is reported in one sentence."""
 
 import json
 import os

@@ -249,9 +249,9 @@ class QNerfModel(NerfactoModel):
         losses = super().get_loss_dict(outputs, batch, metrics_dict)
         if self.training and self.config.robust and self.region is not None and "sees_edit" in batch:
             squared = (outputs["rgb"] - batch["image"].to(self.device)).square().mean(-1)
-            views, sees_edit = batch["indices"][:, 0].to(self.device), batch["sees_edit"].to(self.device)
-            self._note_errors(squared.detach()[sees_edit], views[sees_edit])
-            weights = torch.where(sees_edit, view_weights(self.view_errors)[views], 1.0)
+            view_indices, sees_edit = batch["indices"][:, 0].to(self.device), batch["sees_edit"].to(self.device)
+            self._note_errors(squared.detach()[sees_edit], view_indices[sees_edit])
+            weights = torch.where(sees_edit, view_weights(self.view_errors)[view_indices], 1.0)
             losses["rgb_loss"] = (weights * squared).mean()
         if self.objective == "queries":
             losses["rgb_loss"] = losses["rgb_loss"] * self.config.preview_loss_mult
@@ -261,10 +261,10 @@ class QNerfModel(NerfactoModel):
             losses["query_loss"] = self.config.query_loss_mult * query_loss(rendered, target, batch["query_widths"])
         return losses
 
-    def _note_errors(self, errors: Float[Tensor, "R"], views: Int[Tensor, "R"]) -> None:
+    def _note_errors(self, errors: Float[Tensor, "R"], view_indices: Int[Tensor, "R"]) -> None:
         """Go on with the running mean error of each view."""
-        counts = torch.zeros_like(self.view_errors).index_add_(0, views, torch.ones_like(errors))
-        means = torch.zeros_like(self.view_errors).index_add_(0, views, errors) / counts
+        counts = torch.zeros_like(self.view_errors).index_add_(0, view_indices, torch.ones_like(errors))
+        means = torch.zeros_like(self.view_errors).index_add_(0, view_indices, errors) / counts
         known = torch.where(self.view_errors.isnan(), means, MEMORY * self.view_errors + (1 - MEMORY) * means)
         self.view_errors.copy_(torch.where(counts > 0, known, self.view_errors))
 
