@@ -22,7 +22,7 @@ from qnerf_nerfstudio.toy.training.config import TrainEditorConfig
 from qnerf_nerfstudio.toy.training.figures import sample_scenes
 from qnerf_nerfstudio.toy.training.model_set import ModelSet
 from qnerf_nerfstudio.toy.training.models import build_scheduler
-from qnerf_nerfstudio.toy.training.pairs import CHUNK, LatentPairs, Pool, draw_controls, draw_pairs, pairs_after
+from qnerf_nerfstudio.toy.training.pairs import LatentPairs, Pool, draw_controls, draw_pairs, pairs_after
 from qnerf_nerfstudio.toy.training.schedule import Budget, learning_rate, update_average
 from qnerf_nerfstudio.toy.training.vae import encode
 
@@ -79,8 +79,8 @@ def latent_pool(config: TrainEditorConfig, models: ModelSet) -> Pool[LatentPairs
     """The pool of pairs with their latents, controls and tokens; the VAE is on the device already."""
     device, size, scale = torch.device(config.device), models.image_size, models.vae.config.scaling_factor
 
-    def make(generator: torch.Generator) -> LatentPairs:
-        scenes = sample_scenes(CHUNK, generator)
+    def make(count: int, generator: torch.Generator) -> LatentPairs:
+        scenes = sample_scenes(count, generator)
         captions = [body.caption() for body in scenes.bodies.single()]
         scenes = scenes.to(device)
         pairs = draw_pairs(scenes, size)

@@ -13,8 +13,8 @@ from qnerf_nerfstudio.toy.training.data import BOX_PROXY_SHARE, DROPPED_BONE_SHA
 from qnerf_nerfstudio.toy.training.drawing import BONES, draw_depths, draw_images, draw_skeletons
 from qnerf_nerfstudio.toy.training.figures import Scenes, place_capsules, place_joints
 
-CHUNK = 8
-"""Pairs that are made at once."""
+CPU_CHUNK, GPU_CHUNK = 8, 64
+"""Pairs that are made at once: a GPU idles on few, a CPU's cache holds few."""
 SIGHTINGS = 6
 """How often training sees a pair on average before a new one replaces it."""
 SEED_SPACING = 10_000_000
@@ -100,35 +100,36 @@ class Pool(Generic[Examples]):
     What it holds depends on the seed and on the number of chunks made alone, so that resumed training sees the same.
 
     Args:
-        make: Makes CHUNK pairs on the device from a generator on the CPU.
+        make: Makes a chunk, so many pairs on the device, from a generator on the CPU.
         limit: Number of pairs, rounded up to whole chunks, that are kept.
         seed: Seed of all pairs.
         device: Where they are kept.
     """
 
     def __init__(
-        self, make: Callable[[torch.Generator], Examples], limit: int, seed: int, device: torch.device
+        self, make: Callable[[int, torch.Generator], Examples], limit: int, seed: int, device: torch.device
     ) -> None:
         self.make, self.seed, self.device = make, seed, device
-        self.slots = max(1, math.ceil(limit / CHUNK))
+        self.chunk = GPU_CHUNK if device.type == "cuda" else CPU_CHUNK
+        self.slots = max(1, math.ceil(limit / self.chunk))
         self.chunks = 0
         self.held: Any = None
 
     def __len__(self) -> int:
-        return CHUNK * min(self.chunks, self.slots)
+        return self.chunk * min(self.chunks, self.slots)
 
     def grow_to(self, pairs: int) -> None:
         """Make chunks until `pairs` pairs were made in all; those that later ones replace are skipped."""
-        wanted = max(self.chunks, math.ceil(pairs / CHUNK))
+        wanted = max(self.chunks, math.ceil(pairs / self.chunk))
         for number in range(max(self.chunks, wanted - self.slots), wanted):
-            chunk = self.make(torch.Generator().manual_seed(SEED_SPACING * (1 + self.seed) + number))
-            parts = {item.name: getattr(chunk, item.name) for item in fields(chunk)}
+            made = self.make(self.chunk, torch.Generator().manual_seed(SEED_SPACING * (1 + self.seed) + number))
+            parts = {item.name: getattr(made, item.name) for item in fields(made)}
             if self.held is None:
-                empty = {name: part.new_empty(self.slots * CHUNK, *part.shape[1:]) for name, part in parts.items()}
-                self.held = type(chunk)(**empty)
-            first = number % self.slots * CHUNK
+                empty = {name: part.new_empty(self.slots * self.chunk, *part.shape[1:]) for name, part in parts.items()}
+                self.held = type(made)(**empty)
+            first = number % self.slots * self.chunk
             for name, part in parts.items():
-                getattr(self.held, name)[first : first + CHUNK] = part
+                getattr(self.held, name)[first : first + self.chunk] = part
         self.chunks = wanted
 
     def sample(self, count: int, generator: torch.Generator) -> Examples:

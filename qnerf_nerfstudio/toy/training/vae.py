@@ -22,7 +22,7 @@ from qnerf_nerfstudio.toy.training.data import HELD_OUT, render_pair
 from qnerf_nerfstudio.toy.training.figures import sample_scenes
 from qnerf_nerfstudio.toy.training.model_set import ModelSet
 from qnerf_nerfstudio.toy.training.models import vae_stride
-from qnerf_nerfstudio.toy.training.pairs import CHUNK, ImagePairs, Pool, draw_pairs, pairs_after
+from qnerf_nerfstudio.toy.training.pairs import CPU_CHUNK, ImagePairs, Pool, draw_pairs, pairs_after
 from qnerf_nerfstudio.toy.training.schedule import Budget, learning_rate, update_average
 
 KL_WEIGHT = 1e-4
@@ -164,7 +164,7 @@ def train_vae(config: TrainEditorConfig, models: ModelSet, console: Console) -> 
     optimizer = torch.optim.AdamW(vae.parameters(), lr=config.vae_lr, weight_decay=1e-4)
     before = load_state(path, vae, average, optimizer)
     budget = Budget(config.vae_steps, None, before, time.monotonic())
-    pool = Pool(lambda generator: _draw_chunk(generator, size, device), config.pool, 2 * config.seed + 1, device)
+    pool = Pool(lambda count, generator: _draw_chunk(count, generator, size, device), config.pool, 2 * config.seed + 1, device)
     held_out = torch.cat([render_pair(HELD_OUT + index, size).images for index in range(ROUND_TRIP_PAIRS)])
     for step in range(before.steps, config.vae_steps):
         pool.grow_to(pairs_after(step, config.vae_batch / 2, config.pool, device))
@@ -195,12 +195,12 @@ def train_vae(config: TrainEditorConfig, models: ModelSet, console: Console) -> 
 def _some_images(config: TrainEditorConfig, size: int, chunks: int) -> UInt8[Tensor, "N H W 3"]:
     """Images that depend on the seed alone."""
     generator = torch.Generator().manual_seed(config.seed)
-    drawn = [_draw_chunk(generator, size, torch.device(config.device)).images for _ in range(chunks)]
+    drawn = [_draw_chunk(CPU_CHUNK, generator, size, torch.device(config.device)).images for _ in range(chunks)]
     return torch.cat(drawn).flatten(0, 1)
 
 
-def _draw_chunk(generator: torch.Generator, size: int, device: torch.device) -> ImagePairs:
-    return draw_pairs(sample_scenes(CHUNK, generator).to(device), size)
+def _draw_chunk(count: int, generator: torch.Generator, size: int, device: torch.device) -> ImagePairs:
+    return draw_pairs(sample_scenes(count, generator).to(device), size)
 
 
 def _batch(

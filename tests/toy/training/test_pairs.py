@@ -8,14 +8,14 @@ import torch
 from qnerf_nerfstudio.toy.training import pairs
 from qnerf_nerfstudio.toy.training.drawing import BONES
 from qnerf_nerfstudio.toy.training.figures import sample_scenes
-from qnerf_nerfstudio.toy.training.pairs import CHUNK, ImagePairs, Pool, draw_controls, draw_pairs, pairs_after
+from qnerf_nerfstudio.toy.training.pairs import CPU_CHUNK, ImagePairs, Pool, draw_controls, draw_pairs, pairs_after
 
 CPU = torch.device("cpu")
 
 
-def numbered(generator: torch.Generator) -> ImagePairs:
+def numbered(count: int, generator: torch.Generator) -> ImagePairs:
     """A chunk of pairs that only hold a random number."""
-    value = torch.randint(255, (CHUNK, 2, 1, 1, 3), generator=generator).byte()
+    value = torch.randint(255, (count, 2, 1, 1, 3), generator=generator).byte()
     return ImagePairs(value, value[..., 0] > 127)
 
 
@@ -46,21 +46,21 @@ def test_some_skeletons_leave_out_limb_bones(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_pool_replaces_its_oldest_chunks_and_is_the_same_after_a_resume() -> None:
-    whole, resumed = (Pool(numbered, 3 * CHUNK, seed, CPU) for seed in (4, 4))
+    whole, resumed = (Pool(numbered, 3 * CPU_CHUNK, seed, CPU) for seed in (4, 4))
     first = None
     for step in range(8):
-        whole.grow_to(pairs_after(step, 4 * CHUNK, CHUNK, CPU))
-        first = whole.held.images[:CHUNK].clone() if first is None else first
-    assert len(whole) == 3 * CHUNK
-    assert not torch.equal(first, whole.held.images[:CHUNK])
-    resumed.grow_to(pairs_after(7, 4 * CHUNK, CHUNK, CPU))
+        whole.grow_to(pairs_after(step, 4 * CPU_CHUNK, CPU_CHUNK, CPU))
+        first = whole.held.images[:CPU_CHUNK].clone() if first is None else first
+    assert len(whole) == 3 * CPU_CHUNK
+    assert not torch.equal(first, whole.held.images[:CPU_CHUNK])
+    resumed.grow_to(pairs_after(7, 4 * CPU_CHUNK, CPU_CHUNK, CPU))
     assert all(
         torch.equal(getattr(whole.held, item.name), getattr(resumed.held, item.name)) for item in fields(whole.held)
     )
     batches = [pool.sample(5, torch.Generator().manual_seed(9)) for pool in (whole, resumed)]
     assert torch.equal(batches[0].images, batches[1].images)
-    other = Pool(numbered, 3 * CHUNK, 5, CPU)
-    other.grow_to(3 * CHUNK)
+    other = Pool(numbered, 3 * CPU_CHUNK, 5, CPU)
+    other.grow_to(3 * CPU_CHUNK)
     assert not torch.equal(other.held.images, whole.held.images)
 
 
