@@ -164,7 +164,9 @@ def train_vae(config: TrainEditorConfig, models: ModelSet, console: Console) -> 
     optimizer = torch.optim.AdamW(vae.parameters(), lr=config.vae_lr, weight_decay=1e-4)
     before = load_state(path, vae, average, optimizer)
     budget = Budget(config.vae_steps, None, before, time.monotonic())
-    pool = Pool(lambda count, generator: _draw_chunk(count, generator, size, device), config.pool, 2 * config.seed + 1, device)
+    pool = Pool(
+        lambda count, generator: _draw_chunk(count, generator, size, device), config.pool, 2 * config.seed + 1, device
+    )
     held_out = torch.cat([render_pair(HELD_OUT + index, size).images for index in range(ROUND_TRIP_PAIRS)])
     for step in range(before.steps, config.vae_steps):
         pool.grow_to(pairs_after(step, config.vae_batch / 2, config.pool, device))
