@@ -10,7 +10,7 @@ from qnerf_nerfstudio.capture.cameras import Views
 from qnerf_nerfstudio.common.console import CONSOLE
 from qnerf_nerfstudio.controls.draw import control_images, differing_pixels
 from qnerf_nerfstudio.controls.influence import RegionOfInfluence, find_region_of_influence
-from qnerf_nerfstudio.controls.lifting import lift_skeleton
+from qnerf_nerfstudio.controls.lifting import LiftedSkeleton, lift_skeleton
 from qnerf_nerfstudio.edit.schema import Edit, Everywhere, ImagesControl, control_kind
 
 
@@ -26,6 +26,8 @@ class ProjectedEdit:
     """Whether the control changes anything."""
     influence: RegionOfInfluence
     """Where the edit may change the scene and its views."""
+    lifted: tuple[LiftedSkeleton, LiftedSkeleton] | None
+    """The skeletons that control images show in the captured and the edited scene, where they were drawn anew."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -63,19 +65,22 @@ def project_edit(
         UserError: Control, region or masks do not fit the capture.
     """
     source, target = control_images(edit, folder, views, names, to_scene, size)
+    lifted = None
     if lift and isinstance(edit.control, ImagesControl) and control_kind(edit.control) == "openpose":
-        source, target = _lift_controls(views.resized(size), source, target, num_train)
+        lifted = _lift_controls(views.resized(size), source, target, num_train)
+        if lifted is not None:
+            source, target = (skeleton.draw(views.resized(size)) for skeleton in lifted)
     if not restrict:
         edit = edit.model_copy(update={"region": Everywhere(type="everywhere"), "masks": None})
     different = differing_pixels(source, target)
     influence = find_region_of_influence(edit, folder, views, names, different, num_train, to_scene, scene_box)
-    return ProjectedEdit(source, target, bool(different.any()), influence)
+    return ProjectedEdit(source, target, bool(different.any()), influence, lifted)
 
 
 def _lift_controls(
     views: Views, source: Float[Tensor, "V 3 H W"], target: Float[Tensor, "V 3 H W"], num_train: int
-) -> tuple[Float[Tensor, "V 3 H W"], Float[Tensor, "V 3 H W"]]:
-    """Control images of the two skeletons that training views show; those given where they show no such skeletons."""
+) -> tuple[LiftedSkeleton, LiftedSkeleton] | None:
+    """The two skeletons that control images of the training views show; None where they show no such skeletons."""
     before, after = (lift_skeleton(views[:num_train], images[:num_train]) for images in (source, target))
     if before is None or after is None:
         CONSOLE.print(
@@ -84,10 +89,10 @@ def _lift_controls(
             style="yellow",
             soft_wrap=True,
         )
-        return source, target
+        return None
     CONSOLE.print(
         f"Control images are drawn anew from skeletons lifted to 3D: {len(before.bones)} bones in the source, "
         f"{len(after.bones)} in the target.",
         soft_wrap=True,
     )
-    return before.draw(views), after.draw(views)
+    return before, after

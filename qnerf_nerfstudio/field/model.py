@@ -19,6 +19,8 @@ from torch import Tensor
 from qnerf_nerfstudio.common.console import CONSOLE
 from qnerf_nerfstudio.common.version import __version__
 from qnerf_nerfstudio.controls.region import VoxelRegion
+from qnerf_nerfstudio.deformation.deformation import Deformation
+from qnerf_nerfstudio.field.carried import carried_density, carried_outputs
 from qnerf_nerfstudio.field.field import QNerfField, QNerfHeadNames
 from qnerf_nerfstudio.field.hash_encoding import gather_encodings
 from qnerf_nerfstudio.field.losses import Objective, query_loss, view_weights
@@ -99,6 +101,8 @@ class QNerfModel(NerfactoModel):
         """Whether the stage began with the initial weights."""
         self.region: VoxelRegion | None = None
         """Where rays that see the edit may change matter; None: everywhere."""
+        self.deformation: Deformation | None = None
+        """What the field is seen through; None: as it is."""
         self.register_buffer("view_errors", torch.full((self.num_train_data,), float("nan")))
         self.keep_initial_weights()
 
@@ -196,12 +200,20 @@ class QNerfModel(NerfactoModel):
         if self.training:
             self.camera_optimizer.apply_to_raybundle(ray_bundle)
         counters = self._counters()
-        samples, weights_list, samples_list = self.proposal_sampler(ray_bundle, density_fns=self.density_fns)
+        density_fns = self.density_fns
+        if self.deformation is not None:
+            density_fns = [carried_density(each, self.deformation) for each in density_fns]
+        samples, weights_list, samples_list = self.proposal_sampler(ray_bundle, density_fns=density_fns)
         if not self.training:
             # Nerfstudio's sampler counts a render as an update of the proposal networks; what was looked at meanwhile,
             # in the viewer or before a kill, must not change the training that follows.
             self._set_counters(counters)
-        field_outputs: dict[Any, Tensor] = dict(self.field.forward(samples))
+        field_outputs: dict[Any, Tensor]
+        origins = None
+        if self.deformation is None:
+            field_outputs = dict(self.field.forward(samples))
+        else:
+            field_outputs, origins = carried_outputs(self.field, samples, self.deformation)
         if self.training and self.region is not None and "sees_edit" in ray_bundle.metadata:
             field_outputs = self._keep_outside(self.region, field_outputs, samples)
         if self.config.use_gradient_scaling:
@@ -219,6 +231,8 @@ class QNerfModel(NerfactoModel):
             "expected_depth": self.renderer_expected_depth(weights=weights, ray_samples=samples),
             "queries": self.field.codes(features if shaping else features.detach()),
         }
+        if origins is not None:
+            outputs["certainty"] = (weights * origins.certainty[..., None]).sum(dim=-2)
         if self.training:
             outputs["weights_list"] = weights_list
             outputs["ray_samples_list"] = samples_list

@@ -21,6 +21,8 @@ from qnerf_nerfstudio.common.images import load_images, write_png
 
 SOURCE = "source"
 """The trajectory of the inverted source views."""
+CARRIED = "carried"
+"""The trajectory of the inverted carried views."""
 
 
 def edited_trajectory(attempt: int) -> str:
@@ -70,6 +72,10 @@ class EditArtifacts:
         """The edited views, at the photos' resolution."""
         self.source_field = TensorFile(root / "source_field.safetensors")
         """The field of the photos, which later stages start from."""
+        self.anatomy = TensorFile(root / "anatomy.safetensors")
+        """What of the captured scene moves with which part of the control."""
+        self.carried_views = root / "carried"
+        """The carried views, at the photos' resolution."""
 
     def previews(self, interval: int) -> Path:
         """Folder of the edited views as they looked when an interval extracted their queries."""
@@ -107,6 +113,10 @@ class EditArtifacts:
     def latents(self, trajectory: str, index: int, chunk: int) -> TensorFile:
         """The latents ("latents") of a chunk of views at a timestep index of a trajectory."""
         return TensorFile(self.root / f"latents/{trajectory}/{index:04d}-{chunk:03d}.safetensors")
+
+    def carried(self, chunk: int) -> TensorFile:
+        """The carried views ("images" [V, 3, h, w]) of a chunk, at the resolution of edited images."""
+        return TensorFile(self.root / f"carried/{chunk:03d}.safetensors")
 
     def raw_queries(self, interval: int, chunk: int) -> TensorFile:
         """The query maps of a chunk by layer, in half precision, until they are coded."""

@@ -15,6 +15,8 @@ from functools import cached_property
 from typing import Literal
 
 Consolidation = Literal["progressive", "one-shot", "none"]
+Editing = Literal["diffusion", "carried"]
+Start = Literal["carried", "inverted"]
 
 
 class Task(StrEnum):
@@ -24,6 +26,10 @@ class Task(StrEnum):
     """Invert a chunk of source views by one timestep (the field trains on the source photos)."""
     SOURCE = "source"
     """Nothing: the field trains on the source photos."""
+    CARRY = "carry"
+    """Render a chunk of views of the carried field (the field goes on training on the source photos)."""
+    INVERT_CARRIED = "invert-carried"
+    """Invert a chunk of carried views by one timestep, under the target prompt and control."""
     DENOISE = "denoise"
     """Advance a chunk of edited views by one timestep, guided where a QNeRF has been fitted."""
     LOOK_AHEAD = "look-ahead"
@@ -53,7 +59,7 @@ class Slice:
     """Number of the interval, from 0 and on through all attempts; steps after the last fit belong to the interval after
     it."""
     index: int = 0
-    """Index of the timestep before the slice (see ControlNetEditor), for INVERT the index it leads to."""
+    """Index of the timestep before the slice (see ControlNetEditor), for inversions the index it leads to."""
     chunk: int = 0
     """Number of the chunk of views."""
     attempt: int = 0
@@ -102,6 +108,10 @@ class PlanConfig:
     """Training steps of the final field."""
     consolidation: Consolidation = "progressive"
     """"progressive" alternates editing and fits, "one-shot" fits once, early, "none" edits view by view."""
+    editing: Editing = "diffusion"
+    """"carried" takes the carried views for the edited ones, without diffusion."""
+    start: Start = "inverted"
+    """What edited views begin from: the noise of the "carried" views, or that of the source views."""
     stop: float = 1.0
     """No interval starts after this share of the timesteps."""
     ranks: int = 1
@@ -238,9 +248,18 @@ class Plan:
         return Stage(task, interval, tuple(indices), len(indices) * self.rounds, attempt, fitted)
 
     def _stages(self) -> Iterator[Stage]:
-        yield self._sliced(Task.INVERT, 0, range(self.config.num_steps - 1, -1, -1))
+        noisier = range(self.config.num_steps - 1, -1, -1)
+        if self.config.editing == "diffusion":
+            yield self._sliced(Task.INVERT, 0, noisier)
         if self.config.source_iterations > 0:
             yield Stage(Task.SOURCE, 0, (), self.config.source_iterations)
+        if self.config.editing == "carried":
+            yield self._sliced(Task.CARRY, 0, range(1))
+            yield from self._end(0, 0, 0, None)
+            return
+        if self.config.start == "carried":
+            yield self._sliced(Task.CARRY, 0, range(1))
+            yield self._sliced(Task.INVERT_CARRIED, 0, noisier)
         yield from self._attempt(0, 0)
 
     def _attempt(self, attempt: int, interval: int) -> Iterator[Stage]:
@@ -280,9 +299,12 @@ class Plan:
             else:
                 kept.append(replace(stage, length=length))
             start += stage.length
-        inverted = sum(len(stage.indices) for stage in kept if stage.task == Task.INVERT)
+        if self.config.editing == "carried":
+            raise ValueError("the views are carried, not edited by diffusion models; there is nothing to steer")
+        started = Task.INVERT_CARRIED if self.config.start == "carried" else Task.INVERT
+        inverted = sum(len(stage.indices) for stage in kept if stage.task == started)
         if inverted < self.config.num_steps:
-            raise ValueError("the source views are still being inverted; nothing is edited yet")
+            raise ValueError("the views are still being inverted; nothing is edited yet")
         last = kept[-1]
         if revision.kind == "again":
             return (*kept, *self._attempt(last.attempt + 1, max(stage.interval for stage in kept) + 1))

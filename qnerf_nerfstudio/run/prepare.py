@@ -13,9 +13,11 @@ from torch import Tensor
 
 from qnerf_nerfstudio.capture.cameras import Views
 from qnerf_nerfstudio.capture.capture import Capture
+from qnerf_nerfstudio.common.console import CONSOLE
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.common.version import __version__
 from qnerf_nerfstudio.controls.projection import ProjectedEdit, project_edit
+from qnerf_nerfstudio.deformation.motion import Motion, stated_motion
 from qnerf_nerfstudio.diffusion.config import EditorConfig
 from qnerf_nerfstudio.diffusion.memory import check_memory
 from qnerf_nerfstudio.edit.schema import Edit, control_kind
@@ -43,6 +45,8 @@ class PreparedRun:
     """Cameras of all views in scene coordinates, training views first."""
     projected: ProjectedEdit
     """The edit as every view sees it."""
+    motion: Motion | None
+    """What the control moves; None: it states no motion."""
     latent_masks: Float[Tensor, "V 1 h w"] | None
     """1 for the latents that the edit may change; None: all of them."""
     blend_weights: Float[Tensor, "V 1 H W"] | None
@@ -68,10 +72,13 @@ class PreparedRun:
     def __str__(self) -> str:
         """The run in words."""
         height, width = self.projected.size
+        how = f"begun from {self.plan.config.start} views, {self.settings.consolidation} consolidation"
+        if self.settings.editing == "carried":
+            how = "carried along its motion, without diffusion models"
         return (
             f"Edit of {len(self.views)} views ({self.capture.num_train} for training) at {width}x{height} pixels: "
             f'"{self.edit.source_prompt}" becomes "{self.edit.prompt}" by {self.edit.control.type}; '
-            f"{self.settings.consolidation} consolidation, {self.plan.total} training steps."
+            f"{how}, {self.plan.total} training steps."
         )
 
 
@@ -106,13 +113,11 @@ def prepare(
             another edit.
     """
     views = capture.views()
-    try:
-        plan = Plan(settings.plan_config(len(views), comms.get_world_size()))
-    except ValueError as error:
-        raise UserError(f"--pipeline.{error}") from error
+    # Whether the control states a motion shows only once it is drawn; all else about the plan can be checked now.
+    _plan(settings, len(views), moves=True)
     manifest = Manifest(
         version=__version__,
-        plan=plan.hash,
+        plan="",
         settings=options,
         photos=contents(capture.filenames),
         edit=edit,
@@ -120,8 +125,10 @@ def prepare(
         num_train=capture.num_train,
         attempts=(Attempt(edit.prompt, settings.editor.guidance_scale),),
     )
+    begun = None
     if artifacts.manifest.exists():
-        plan, manifest = _go_on(plan, manifest, artifacts)
+        begun = read_manifest(artifacts.manifest)
+        refuse_other(artifacts.root, begun, manifest)
     elif resume:
         raise UserError(
             f"--load-dir: {artifacts.root} holds no edit to go on with; give the --output-dir, --experiment-name and "
@@ -129,16 +136,26 @@ def prepare(
         )
 
     load = partial(_load_editor, settings.editor, device, edit)
-    editor = load()
-    size, layers = editor.image_size(*views.size), len(editor.layer_names)
-    if query_width < layers:
-        raise UserError(
-            f"--pipeline.model.query-width is {query_width}; the editor has {layers} query layers, expected at least "
-            f"one code channel for each"
-        )
-    check_memory(editor, plan.config.chunk, size, guided=settings.consolidation != "none")
+    editor, size, code_width = None, _carried_size(views.size, settings.editor.resolution), query_width
+    if settings.editing == "diffusion":
+        editor = load()
+        size, layers = editor.image_size(*views.size), len(editor.layer_names)
+        if query_width < layers:
+            raise UserError(
+                f"--pipeline.model.query-width is {query_width}; the editor has {layers} query layers, expected at "
+                f"least one code channel for each"
+            )
+        code_width = query_width // layers
+        check_memory(editor, min(settings.chunk, len(views)), size, guided=settings.consolidation != "none")
     placed = (views, capture.names, capture.num_train, capture.to_scene)
     projected = project_edit(edit, folder, *placed, size, scene_box, settings.region, settings.lift_controls)
+    motion = stated_motion(edit, capture.to_scene, projected.lifted)
+    if isinstance(motion, str):
+        motion = _without_motion(settings, motion)
+    plan = _plan(settings, len(views), motion is not None)
+    manifest = manifest.model_copy(update={"image_size": size, "plan": plan.hash})
+    if begun is not None:
+        plan, manifest = _go_on(plan, manifest, begun, artifacts)
     influence = projected.influence
     return PreparedRun(
         settings=settings,
@@ -146,15 +163,41 @@ def prepare(
         capture=capture,
         views=views,
         projected=projected,
-        latent_masks=influence.latent_masks(editor.latent_stride),
+        motion=motion,
+        latent_masks=None if editor is None else influence.latent_masks(editor.latent_stride),
         blend_weights=influence.blend_weights(views.size, settings.feather) if settings.composite else None,
-        code_width=query_width // layers,
+        code_width=code_width,
         plan=plan,
-        manifest=manifest.model_copy(update={"image_size": size}),
+        manifest=manifest,
         artifacts=artifacts,
         load_editor=load,
         editor=editor,
     )
+
+
+def _plan(settings: RunSettings, num_views: int, moves: bool) -> Plan:
+    """The plan of a run whose control states a motion or not."""
+    try:
+        return Plan(settings.plan_config(num_views, comms.get_world_size(), moves))
+    except ValueError as error:
+        raise UserError(f"--pipeline.{error}") from error
+
+
+def _without_motion(settings: RunSettings, reason: str) -> None:
+    """Say that edited views begin from the photos' noise; refuse to carry what does not move."""
+    if settings.editing == "carried":
+        raise UserError(
+            f"--pipeline.editing is carried, but {reason}; state the edit by a skeleton or by boxes in two poses, or "
+            f"leave the option out to edit by diffusion models"
+        )
+    if settings.start == "carried":
+        CONSOLE.print(f"Edited views begin from their photos' inverted noise: {reason}.", soft_wrap=True)
+
+
+def _carried_size(size: tuple[int, int], resolution: int) -> tuple[int, int]:
+    """Height and width of carried views: the photos', their shorter side at most as long as edited images' is."""
+    share = min(1.0, resolution / min(size))
+    return round(size[0] * share), round(size[1] * share)
 
 
 def _load_editor(config: EditorConfig, device: torch.device, edit: Edit) -> "ControlNetEditor":
@@ -163,10 +206,8 @@ def _load_editor(config: EditorConfig, device: torch.device, edit: Edit) -> "Con
     return load_editor(config, device, control_kind(edit.control))
 
 
-def _go_on(plan: Plan, manifest: Manifest, artifacts: EditArtifacts) -> tuple[Plan, Manifest]:
-    """Plan and manifest of the run that the folder holds, which must be this one."""
-    begun = read_manifest(artifacts.manifest)
-    refuse_other(artifacts.root, begun, manifest)
+def _go_on(plan: Plan, manifest: Manifest, begun: Manifest, artifacts: EditArtifacts) -> tuple[Plan, Manifest]:
+    """Plan and manifest of the run that the folder holds."""
     try:
         plan = Plan(plan.config, begun.revisions)
     except ValueError as error:

@@ -13,10 +13,12 @@ from torch.nn import functional as F
 from qnerf_nerfstudio.capture.cameras import invert_affine, transform_points
 from qnerf_nerfstudio.capture.edited_dataset import add_points
 from qnerf_nerfstudio.common import ranks
+from qnerf_nerfstudio.common.console import CONSOLE
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.common.files import write_json
 from qnerf_nerfstudio.common.images import write_png
 from qnerf_nerfstudio.controls.influence import composite
+from qnerf_nerfstudio.deformation.deformation import Deformation
 from qnerf_nerfstudio.diffusion.conditions import Prompts
 from qnerf_nerfstudio.field.grids import surface_points
 from qnerf_nerfstudio.field.model import QNerfModel
@@ -94,6 +96,35 @@ class EditRun:
             runner.editor.config = replace(runner.editor.config, guidance_scale=stated.guidance_scale)
             self._attempt = attempt
         return runner
+
+    def deformation(self) -> Deformation | None:
+        """The motion of the control, with what it takes along as it was read off the field of the photos first; None
+        where that field does not show it.
+
+        Raises:
+            UserError: It does not, and nothing but the motion edits the views.
+        """
+        motion, kept = self.prepared.motion, self.artifacts.anatomy
+        assert motion is not None, "nothing moves"
+        if not kept.path.exists():
+            region = self.prepared.projected.influence.voxels
+            stated = self.prepared.edit.region.type in ("box", "sphere")
+            try:
+                with torch.no_grad():
+                    tensors = motion.read(self._density, region.contains if stated and region else None)
+            except UserError as error:
+                if self.plan.config.editing == "carried":
+                    raise
+                CONSOLE.print(f"{error}. Edited views begin from their photos' inverted noise.", style="yellow")
+                tensors = None
+            kept.save({"read": torch.tensor(tensors is not None), **(tensors or {})})
+        tensors = kept.load()
+        if not tensors.pop("read"):
+            return None
+        return motion.deformation(tensors).to(str(self.model.device))
+
+    def _density(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
+        return self.model.field.density_fn(points.to(self.model.device))[..., 0].float().cpu()
 
     def unload(self) -> None:
         """Free the diffusion models; another attempt loads them again."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qnerf_nerfstudio.diffusion.config import EditorConfig
-from qnerf_nerfstudio.run.plan import Consolidation, PlanConfig
+from qnerf_nerfstudio.run.plan import Consolidation, Editing, PlanConfig, Start
 
 
 @dataclass
@@ -19,6 +19,11 @@ class RunSettings:
     """Let edit.json and transforms.json name files outside of their own folders."""
     consolidation: Consolidation = "progressive"
     """How views are made to agree: "progressive" (interval by interval), "one-shot" (one early fit), or "none"."""
+    editing: Editing = "diffusion"
+    """How views are edited: by the "diffusion" models, or only "carried" along the control's motion, without them."""
+    start: Start = "carried"
+    """Noise that edited views begin from: that of the "carried" views, where the control states a motion, or "inverted"
+    photos."""
     tau: int = 5
     """Timesteps of an interval's guided part and of its look-ahead."""
     stop: float = 0.8
@@ -42,8 +47,13 @@ class RunSettings:
     feather: float = 0.04
     """Width of the seam between edited view and photo, as a share of the image's shorter side."""
 
-    def plan_config(self, num_views: int, ranks: int) -> PlanConfig:
-        """What the plan of a run over `num_views` views by `ranks` processes depends on.
+    def plan_config(self, num_views: int, ranks: int, moves: bool) -> PlanConfig:
+        """What the plan of a run depends on.
+
+        Args:
+            num_views: Number of views.
+            ranks: Number of processes.
+            moves: Whether the control states a motion.
 
         Raises:
             ValueError: A setting is out of its range; the message begins with its name.
@@ -51,8 +61,15 @@ class RunSettings:
         self.editor.validate()
         if not 0 <= self.feather <= 0.5:
             raise ValueError(f"feather is {self.feather}; expected 0 to 0.5")
-        names = ("tau", "source_iterations", "fit_iterations", "final_iterations", "consolidation", "stop")
+        names = ("tau", "source_iterations", "fit_iterations", "final_iterations", "consolidation", "editing", "stop")
         # No process is to stay without views while another one has a whole chunk of them.
         chunk = min(self.chunk, -(-num_views // ranks))
         shared = {name: getattr(self, name) for name in names}
-        return PlanConfig(num_views=num_views, num_steps=self.editor.num_steps, chunk=chunk, ranks=ranks, **shared)
+        return PlanConfig(
+            num_views=num_views,
+            num_steps=self.editor.num_steps,
+            chunk=chunk,
+            start=self.start if moves else "inverted",
+            ranks=ranks,
+            **shared,
+        )

@@ -15,7 +15,7 @@ from torch import Tensor
 from qnerf_nerfstudio.common.console import CONSOLE
 from qnerf_nerfstudio.diffusion.conditions import Prompts, QueryTargets, SourceBranch
 from qnerf_nerfstudio.diffusion.queries import CodecFit, Extraction
-from qnerf_nerfstudio.run.artifacts import SOURCE, EditArtifacts, edited_trajectory, look_ahead_trajectory
+from qnerf_nerfstudio.run.artifacts import CARRIED, SOURCE, EditArtifacts, edited_trajectory, look_ahead_trajectory
 from qnerf_nerfstudio.run.plan import Plan, Slice
 
 if TYPE_CHECKING:  # diffusers stays out of ns-* start-up
@@ -61,23 +61,33 @@ class SliceRunner:
         return SourceBranch(self._latents(SOURCE, index, chunk), self._controls(chunk, target=False))
 
     def _edited(self, item: Slice) -> Tensor:
-        """Latents of the edited views before a slice; they start from the source views' inverted noise."""
-        return self._latents(SOURCE if item.index == 0 else edited_trajectory(item.attempt), item.index, item.chunk)
+        """Latents of the edited views before a slice; they start from the inverted noise of carried or source views."""
+        if item.index > 0:
+            return self._latents(edited_trajectory(item.attempt), item.index, item.chunk)
+        carried = self.artifacts.latents(CARRIED, 0, item.chunk).path.exists()
+        return self._latents(CARRIED if carried else SOURCE, 0, item.chunk)
 
-    def begin_inversion(self, chunk: int, photos: Float[Tensor, "V 3 H W"]) -> None:
-        """Encode the photos of a chunk: the clean end of its source trajectory."""
-        self.artifacts.latents(SOURCE, self.editor.num_steps, chunk).save({"latents": self.editor.encode(photos)})
+    def encode(self, trajectory: str, chunk: int, images: Float[Tensor, "V 3 H W"]) -> None:
+        """Encode source or carried views of a chunk: the clean end of their trajectory."""
+        self.artifacts.latents(trajectory, self.editor.num_steps, chunk).save({"latents": self.editor.encode(images)})
 
     def invert(self, item: Slice) -> None:
-        """One inversion step of a chunk."""
-        if self.artifacts.latents(SOURCE, item.index, item.chunk).path.exists():
+        """One inversion step of a chunk of source views."""
+        self._invert(SOURCE, item, self.prompts.source, self._controls(item.chunk, target=False))
+
+    def invert_carried(self, item: Slice) -> None:
+        """One inversion step of a chunk of carried views, which show the edited scene."""
+        self._invert(CARRIED, item, self.prompts.target, self._controls(item.chunk, target=True))
+
+    def _invert(self, trajectory: str, item: Slice, prompt: Tensor, controls: Tensor) -> None:
+        noisier = self.artifacts.latents(trajectory, item.index, item.chunk)
+        if noisier.path.exists():
             return
-        cleaner = self._latents(SOURCE, item.index + 1, item.chunk)
-        controls = self._controls(item.chunk, target=False)
-        noisier = self._finite(
-            lambda: self.editor.invert_step(cleaner, item.index, self.prompts.source, controls), "the latents", item
+        cleaner = self._latents(trajectory, item.index + 1, item.chunk)
+        stepped = self._finite(
+            lambda: self.editor.invert_step(cleaner, item.index, prompt, controls), "the latents", item
         )
-        self.artifacts.latents(SOURCE, item.index, item.chunk).save({"latents": noisier})
+        noisier.save({"latents": stepped})
 
     def denoise(self, item: Slice, targets: QueryTargets | None) -> None:
         """One step of a chunk of edited views, towards `targets` where there are any."""

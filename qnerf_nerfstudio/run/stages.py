@@ -19,6 +19,7 @@ from qnerf_nerfstudio.diffusion.conditions import QueryTargets
 from qnerf_nerfstudio.diffusion.queries import QueryCodec
 from qnerf_nerfstudio.field.datamanager import Targets
 from qnerf_nerfstudio.field.grids import relative_errors, render_codes, render_grid
+from qnerf_nerfstudio.run.artifacts import CARRIED, SOURCE
 from qnerf_nerfstudio.run.plan import Slice, Stage, Task
 from qnerf_nerfstudio.run.run import EditRun
 
@@ -27,8 +28,27 @@ def _invert(run: EditRun, item: Slice) -> None:
     slices, capture = run.slices(item.attempt), run.prepared.capture
     if item.index == run.plan.config.num_steps - 1:
         photos = capture.photos(run.plan.view_indices(item.chunk), run.prepared.projected.size)
-        slices.begin_inversion(item.chunk, photos)
+        slices.encode(SOURCE, item.chunk, photos)
     slices.invert(item)
+
+
+def _carry(run: EditRun, item: Slice) -> Path | None:
+    if run.artifacts.carried(item.chunk).path.exists():
+        return None
+    images = carried_views(run, run.plan.view_indices(item.chunk))
+    if images is None:
+        return None
+    run.artifacts.carried(item.chunk).save({"images": images})
+    return run.write_views(run.artifacts.carried_views, item.chunk, images)
+
+
+def _invert_carried(run: EditRun, item: Slice) -> None:
+    carried, slices = run.artifacts.carried(item.chunk), run.slices(item.attempt)
+    if not carried.path.exists():
+        return
+    if item.index == run.plan.config.num_steps - 1:
+        slices.encode(CARRIED, item.chunk, carried.load()["images"])
+    slices.invert_carried(item)
 
 
 def _denoise(run: EditRun, item: Slice) -> None:
@@ -44,7 +64,11 @@ def _extract(run: EditRun, item: Slice) -> Path | None:
 
 
 def _decode(run: EditRun, item: Slice) -> Path:
-    return run.write_views(run.artifacts.images, item.chunk, run.slices(item.attempt).decode(item))
+    if run.plan.config.editing == "carried":
+        images = run.artifacts.carried(item.chunk).load()["images"]
+    else:
+        images = run.slices(item.attempt).decode(item)
+    return run.write_views(run.artifacts.images, item.chunk, images)
 
 
 def _write_dataset(run: EditRun, stage: Stage) -> None:
@@ -68,6 +92,8 @@ class StageWork:
 STAGES = {
     Task.INVERT: StageWork("inversion of the source views", _invert),
     Task.SOURCE: StageWork("field on the source photos"),
+    Task.CARRY: StageWork("carried views", _carry),
+    Task.INVERT_CARRIED: StageWork("inversion of the carried views", _invert_carried),
     Task.DENOISE: StageWork("editing, interval {interval}", _denoise),
     Task.LOOK_AHEAD: StageWork(
         "look-ahead, interval {interval}", lambda run, item: run.slices(item.attempt).look_ahead(item)
@@ -117,6 +143,17 @@ def fit_targets(run: EditRun, fitted: int | None, final_images: Path | None = No
         code_widths=[layer.width for layer in codec.layers.values()],
         objective="rgb" if final_images else "queries",
     )
+
+
+def carried_views(run: EditRun, indices: range) -> Float[Tensor, "V 3 h w"] | None:
+    """Renders of the field of the photos, seen through the motion that the control states; None where that field does
+    not show what moves."""
+    run.model.deformation = run.deformation()
+    if run.model.deformation is None:
+        return None
+    images = render_grid(run.model, run.prepared.views, indices, run.prepared.projected.size, "rgb")
+    run.model.deformation = None
+    return images.movedim(-1, 1)
 
 
 def photos_outside(

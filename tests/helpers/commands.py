@@ -18,6 +18,7 @@ SHORT = [
     *("--pipeline.model.log2-hashmap-size", "15"),
     *("--pipeline.model.max-res", "512"),
     *("--pipeline.datamanager.train-num-rays-per-batch", "256"),
+    *("--pipeline.start", "inverted"),
     *("--pipeline.tau", "2"),
     *("--pipeline.source-iterations", "5"),
     *("--pipeline.fit-iterations", "6"),

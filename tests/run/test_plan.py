@@ -22,6 +22,7 @@ def plans(draw) -> Plan:
             fit_iterations=draw(st.integers(1, 7)),
             final_iterations=draw(st.integers(1, 7)),
             consolidation=draw(st.sampled_from(["progressive", "one-shot", "none"])),
+            start=draw(st.sampled_from(["carried", "inverted"])),
             stop=draw(st.floats(0, 1)),
             ranks=draw(st.integers(1, 3)),
         )
@@ -34,13 +35,16 @@ def test_every_view_goes_through_every_timestep_once(plan: Plan) -> None:
     done: Counter = Counter()
     order: dict[tuple[Task, int], list[int]] = {}
     for item in (plan.at(step, rank) for step in range(plan.total) for rank in range(plan.config.ranks)):
-        if item.task in (Task.INVERT, Task.DENOISE, Task.DECODE):
+        if item.task in (Task.INVERT, Task.CARRY, Task.INVERT_CARRIED, Task.DENOISE, Task.DECODE):
             for view in plan.view_indices(item.chunk):
                 done[item.task, view, item.index] += 1
                 order.setdefault((item.task, view), []).append(item.index)
     steps = range(plan.config.num_steps)
     for view in range(plan.config.num_views):
         assert order[Task.INVERT, view] == list(reversed(steps))
+        carried = plan.config.start == "carried"
+        assert order.get((Task.CARRY, view)) == ([0] if carried else None)
+        assert order.get((Task.INVERT_CARRIED, view)) == (list(reversed(steps)) if carried else None)
         assert order[Task.DENOISE, view] == list(steps)
         assert order[Task.DECODE, view] == [plan.config.num_steps]
     assert set(done.values()) == {1}
@@ -150,7 +154,7 @@ def test_revisions_keep_what_was_done_and_leave_no_view_behind(plan: Plan, data:
             revised = plan.revised(revision)
         except ValueError as error:
             # Refused only while nothing is edited yet, or where all is finished already.
-            inverting = revision.step < plan.rounds * plan.config.num_steps
+            inverting = not any(plan.at(step).task == Task.DENOISE for step in range(revision.step))
             started = any(
                 plan.at(step).task == Task.DENOISE and plan.at(step).attempt == reached.attempt
                 for step in range(revision.step)
@@ -205,3 +209,21 @@ def test_a_plan_finished_early_decodes_where_it_is() -> None:
     assert again.stages[-1].attempt == 1
     intervals = [stage.interval for stage in again.stages if stage.task == Task.FIT]
     assert len(set(intervals)) == len(intervals)
+
+
+def test_carried_views_alone_need_no_diffusion() -> None:
+    plan = Plan(PlanConfig(num_views=5, num_steps=4, chunk=2, editing="carried", source_iterations=7))
+    assert [stage.task for stage in plan.stages] == [Task.SOURCE, Task.CARRY, Task.DECODE, Task.FINAL]
+    assert plan.stages[1].length == plan.stages[2].length == 3
+    for kind in ("finish", "again"):
+        with pytest.raises(ValueError, match="nothing to steer"):
+            plan.revised(Revision(9, kind))
+
+
+def test_views_are_carried_once_the_field_of_the_photos_is_trained() -> None:
+    plan = Plan(PlanConfig(num_views=5, num_steps=4, tau=2, chunk=2, start="carried"))
+    assert [stage.task for stage in plan.stages][:4] == [Task.INVERT, Task.SOURCE, Task.CARRY, Task.INVERT_CARRIED]
+    again = plan.revised(Revision(plan.total - 1, "again"))
+    assert sum(stage.task == Task.INVERT_CARRIED for stage in again.stages) == 1
+    with pytest.raises(ValueError, match="still being inverted"):
+        plan.revised(Revision(plan.starts[4] - 1 - plan.rounds, "again"))

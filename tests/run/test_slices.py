@@ -47,7 +47,7 @@ def test_numbers_that_go_wrong_are_computed_once_more_in_float32(
         return prediction
 
     monkeypatch.setattr(editor, "_predict", broken)
-    run.begin_inversion(0, torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)))
+    run.encode(SOURCE, 0, torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)))
     item = run.plan.at(0)
     assert item.task == Task.INVERT
     if len(broken_in) == 1:
@@ -64,7 +64,7 @@ def test_numbers_that_go_wrong_are_computed_once_more_in_float32(
 def test_a_run_that_goes_on_passes_over_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     editor = make_editor(tmp_path)
     run = runner(editor, tmp_path / "edit")
-    run.begin_inversion(0, torch.rand(2, 3, 16, 16))
+    run.encode(SOURCE, 0, torch.rand(2, 3, 16, 16))
     item = run.plan.at(0)
     run.invert(item)
     monkeypatch.setattr(editor, "invert_step", lambda *_: pytest.fail("done again"))

@@ -1,0 +1,232 @@
+"""What of the captured scene belongs to which bone, read off the field of the photos."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from scipy import ndimage
+from torch import Tensor
+
+from qnerf_nerfstudio.common.errors import UserError
+from qnerf_nerfstudio.deformation.bones import Skeleton
+
+Density = Callable[[Float[Tensor, "N 3"]], Float[Tensor, "N"]]
+"""Density of the field of the photos at points in scene coordinates, per unit of length."""
+
+CELLS = 144
+"""Cells along the longest side of the grid."""
+MARGIN = 0.25
+"""The grid reaches this share of the skeleton's longest side beyond it."""
+OPAQUE = 0.2
+"""A cell holds matter where it stops at least this share of the light that crosses it."""
+THICKEST = 0.5
+"""A limb's radius is at most this share of its length."""
+REACH = 1.5
+"""Matter farther from a bone's axis than its radius times this belongs to something else."""
+BEYOND = 1.5
+"""Matter beyond a bone that ends there, such as hands, hair and hats, belongs to it up to its length times this."""
+SHELL = 3.0
+"""Cells of empty space around matter that go with it: the field's surfaces lie between the cells."""
+GROUND = 0.3
+"""Share of the surface around a skeleton that lies on its ground, if it stands on one."""
+FEWEST = 20
+"""Cells of surface that tell a radius."""
+
+
+@dataclass(frozen=True)
+class OwnerGrid:
+    """Which part owns each cell of a box of the captured scene."""
+
+    box: Float[Tensor, "2 3"]
+    """Lower and upper corner."""
+    owners: Int[Tensor, "X Y Z"]
+    """Number of the part, -1 where the matter belongs to none."""
+
+    def __call__(self, points: Float[Tensor, "*batch 3"]) -> Int[Tensor, "*batch"]:
+        """The owner at points; -1 outside of the box."""
+        shape = torch.tensor(self.owners.shape, device=points.device)
+        index = ((points - self.box[0]) / (self.box[1] - self.box[0]) * shape).floor().long()
+        inside = ((index >= 0) & (index < shape)).all(-1)
+        x, y, z = torch.minimum(index.clamp_min(0), shape - 1).unbind(-1)
+        return torch.where(inside, self.owners[x, y, z].long(), -1)
+
+    def to(self, device: str) -> "OwnerGrid":
+        """The same on another device."""
+        return OwnerGrid(self.box.to(device), self.owners.to(device))
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """How thick the matter around every bone is, and what belongs to it."""
+
+    radii: Float[Tensor, "K"]
+    """Radius of every bone's capsule."""
+    reach: Float[Tensor, "K"]
+    """How far what a bone owns reaches beyond its capsule."""
+    owners: OwnerGrid
+    """Which bone owns what."""
+
+    def to(self, device: str) -> "Anatomy":
+        """The same on another device."""
+        return Anatomy(self.radii.to(device), self.reach.to(device), self.owners.to(device))
+
+
+def read_anatomy(
+    density: Density, skeleton: Skeleton, allowed: Callable[[Tensor], Bool[Tensor, "N"]] | None = None
+) -> Anatomy:
+    """Find the matter around a skeleton, and share it out among its bones.
+
+    What lies in the bones' capsules belongs to the skeleton, and matter that hangs together with it, within the bones'
+    reach; the ground does not. The bone whose capsule is nearest owns it.
+
+    Args:
+        density: The field of the photos.
+        skeleton: The skeleton in the captured scene.
+        allowed: Whether matter at points may belong to it; None: all may.
+
+    Raises:
+        UserError: There is no matter around most of its bones.
+    """
+    box, shape, side = cell_grid(skeleton)
+    centres = cell_centres(box, shape)
+    opacity = torch.cat([1 - torch.exp(-density(part) * side) for part in centres.split(1 << 17)])
+    matter = (opacity > OPAQUE).reshape(shape).numpy()
+    # Nothing teaches a field what is inside of matter, so that it can be hollow there.
+    solid = np.asarray(ndimage.binary_fill_holes(ndimage.binary_closing(matter, iterations=2))) | matter
+    inner = np.asarray(ndimage.binary_erosion(solid, border_value=1))
+    surface = centres[torch.from_numpy(solid & (inner == 0)).flatten()]
+    radii = _fit_radii(surface, skeleton, side)
+    capsules = _Capsules(skeleton, radii)
+    owner, distance, within = capsules.share_out(centres, side)
+    above = _above_ground(centres, surface, capsules, side)
+    may = torch.from_numpy(solid).flatten() & within & above
+    if allowed is not None:
+        may &= allowed(centres)
+    labels = np.zeros(shape, dtype=np.int32)
+    ndimage.label(may.reshape(shape).numpy(), structure=np.ones((3, 3, 3)), output=labels)
+    seeds = (may & (distance < 0)).reshape(shape).numpy()
+    subject = np.isin(labels, np.setdiff1d(labels[seeds], [0]))
+    _refuse_nothing(owner.reshape(shape).numpy()[subject], skeleton)
+    # A field that is thin somewhere must not tear a limb in two.
+    subject |= ((distance < side) & above).reshape(shape).numpy()
+    shell = (np.asarray(ndimage.distance_transform_edt(~subject)) <= SHELL) & ~(solid & ~subject)
+    owned = torch.from_numpy(shell).flatten() & above
+    reach = side + torch.zeros(len(radii)).scatter_reduce_(0, owner[owned], distance[owned], "amax")
+    return Anatomy(radii, reach, OwnerGrid(box, torch.where(owned, owner, -1).short().reshape(shape)))
+
+
+def cell_grid(skeleton: Skeleton, margin: float = MARGIN) -> tuple[Float[Tensor, "2 3"], tuple[int, int, int], float]:
+    """Box, shape and length of the cells of a grid that reaches a share of the skeleton's longest side beyond it."""
+    low, high = skeleton.joints.amin(0), skeleton.joints.amax(0)
+    longest = float((high - low).max())
+    side = longest * (1 + 2 * margin) / CELLS
+    low, high = low - margin * longest, high + margin * longest
+    x, y, z = ((high - low) / side).ceil().long().tolist()
+    return torch.stack([low, low + side * torch.tensor([x, y, z])]), (x, y, z), side
+
+
+def cell_centres(box: Float[Tensor, "2 3"], shape: tuple[int, int, int]) -> Float[Tensor, "P 3"]:
+    """Centres of the cells of a grid, in its memory's order."""
+    axes = [torch.arange(count) + 0.5 for count in shape]
+    cells = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3)
+    return box[0] + cells / torch.tensor(shape) * (box[1] - box[0])
+
+
+@dataclass(frozen=True)
+class _Capsules:
+    """The bones with their radii."""
+
+    skeleton: Skeleton
+    radii: Float[Tensor, "K"]
+
+    def limits(self, side: float) -> Float[Tensor, "K"]:
+        """How far beside a capsule its matter may reach, where cells are `side` long."""
+        return (REACH - 1) * self.radii + 2 * side
+
+    def share_out(
+        self, points: Float[Tensor, "P 3"], side: float
+    ) -> tuple[Int[Tensor, "P"], Float[Tensor, "P"], Bool[Tensor, "P"]]:
+        """The capsule that is nearest to each point, the signed distance from it, and whether it reaches that far."""
+        leaf = (self.skeleton.degrees() == 1)[self.skeleton.bones]
+        parts = []
+        for part in points.split(1 << 16):
+            distances, shares = self.skeleton.along(part)
+            distance, owner = (distances - self.radii).min(-1)
+            share = shares.gather(1, owner[:, None])[:, 0]
+            beyond = ((share < 0) & leaf[owner, 0]) | ((share > 1) & leaf[owner, 1])
+            limit = torch.where(
+                beyond, BEYOND * self.skeleton.lengths[owner], (REACH - 1) * self.radii[owner] + 2 * side
+            )
+            parts.append((owner, distance, distance <= limit))
+        owners, distances, within = zip(*parts, strict=True)
+        return torch.cat(owners), torch.cat(distances), torch.cat(within)
+
+
+def _fit_radii(surface: Float[Tensor, "P 3"], skeleton: Skeleton, side: float) -> Float[Tensor, "K"]:
+    """Radii of the bones' capsules: the median distance of the surface along each bone.
+
+    Args:
+        surface: Centres of the outermost cells of matter.
+        skeleton: The bones.
+        side: Length of a cell; the surface lies half of it outside of the centres.
+    """
+    distances, shares = (torch.cat(parts) for parts in zip(*map(skeleton.along, surface.split(1 << 16)), strict=True))
+    lengths = skeleton.lengths
+    thickest = THICKEST * torch.maximum(lengths, lengths.median() / 2)
+    radii = 0.1 * lengths.median().expand_as(lengths)
+    for _ in range(4):
+        nearest = (distances - radii).argmin(-1)
+        fitted = []
+        for number in range(len(radii)):
+            along = (nearest == number) & (shares[:, number] > 0.1) & (shares[:, number] < 0.9)
+            found = distances[along & (distances[:, number] < thickest[number]), number]
+            fitted.append(found.median() if len(found) >= FEWEST else radii[number])
+        radii = torch.stack(fitted)
+    return radii + side / 2
+
+
+def _above_ground(
+    points: Float[Tensor, "P 3"], surface: Float[Tensor, "S 3"], capsules: _Capsules, side: float
+) -> Bool[Tensor, "P"]:
+    """Whether points lie above the plane that a skeleton stands on, if it stands on one.
+
+    The plane holds most of what is no part of the skeleton, and all joints lie on one side of it (RANSAC; Fischler and
+    Bolles, 1981).
+    """
+    owner, distance, _ = capsules.share_out(surface, side)
+    around = surface[distance > capsules.limits(side)[owner]]
+    everywhere = torch.ones(len(points), dtype=torch.bool)
+    if len(around) < 100:
+        return everywhere
+    generator = torch.Generator().manual_seed(0)
+    around = around[torch.randperm(len(around), generator=generator)[:4000]]
+    corners = around[torch.randint(len(around), (500, 3), generator=generator)]
+    normals = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normals = normals / normals.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    offsets = (normals * corners[:, 0]).sum(-1)
+    heights = capsules.skeleton.joints @ normals.T - offsets
+    flip = torch.where(heights.mean(0) < 0, -1.0, 1.0)
+    normals, offsets, heights = normals * flip[:, None], offsets * flip, heights * flip
+    on_plane = ((around @ normals.T - offsets).abs() < side).float().mean(0)
+    on_plane = torch.where((heights > 0).all(0), on_plane, 0)
+    best = int(on_plane.argmax())
+    if on_plane[best] < GROUND:
+        return everywhere
+    inliers = around[(around @ normals[best] - offsets[best]).abs() < side]
+    centre = inliers.mean(0)
+    normal = torch.linalg.svd(inliers - centre, full_matrices=False)[2][2]
+    normal = normal * (normal @ normals[best]).sign()
+    return (points - centre) @ normal > side / 2  # the centres of its cells lie below the surface
+
+
+def _refuse_nothing(owners: np.ndarray, skeleton: Skeleton) -> None:
+    """Refuse a skeleton beside the subject."""
+    found = np.unique(owners)
+    if len(found) < len(skeleton.bones) / 2:
+        raise UserError(
+            f"edit.json: control.source: the field of the photos has matter around {len(found)} of the skeleton's "
+            f"{len(skeleton.bones)} bones; place the joints inside of what is to move (qnerf pose shows them there), "
+            f"or begin from the photos' noise with --pipeline.start inverted"
+        )

@@ -1,0 +1,126 @@
+"""The motion that an edit states, if it states one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from qnerf_nerfstudio.capture.cameras import transform_points
+from qnerf_nerfstudio.controls.lifting import LiftedSkeleton
+from qnerf_nerfstudio.deformation.bones import Skeleton
+from qnerf_nerfstudio.deformation.deformation import Deformation
+from qnerf_nerfstudio.deformation.matter import Anatomy, Density, OwnerGrid, read_anatomy
+from qnerf_nerfstudio.deformation.skeleton import SkeletonDeformation
+from qnerf_nerfstudio.deformation.solids import BoxesDeformation
+from qnerf_nerfstudio.edit.schema import BoxControl, Edit, ImagesControl, SkeletonControl
+
+Allowed = Callable[[Float[Tensor, "N 3"]], Bool[Tensor, "N"]]
+
+
+class Motion(Protocol):
+    """What moves where; what it takes along is read off the field of the photos."""
+
+    def read(self, density: Density, allowed: Allowed | None) -> dict[str, Tensor]:
+        """What the motion takes along, as named tensors.
+
+        Args:
+            density: The field of the photos.
+            allowed: Whether matter at points may move; None: all may.
+
+        Raises:
+            UserError: There is no matter where the motion begins.
+        """
+        ...
+
+    def deformation(self, tensors: dict[str, Tensor]) -> Deformation:
+        """The deformation that takes along what was read."""
+        ...
+
+
+@dataclass(frozen=True)
+class SkeletonMotion:
+    """Skeletons in two poses."""
+
+    captured: Skeleton
+    """In the captured scene."""
+    edited: Skeleton
+    """In the edited scene."""
+
+    def read(self, density: Density, allowed: Allowed | None) -> dict[str, Tensor]:
+        """What belongs to the bones."""
+        anatomy = read_anatomy(density, self.captured, allowed)
+        grid = anatomy.owners
+        return {"radii": anatomy.radii, "reach": anatomy.reach, "box": grid.box, "owners": grid.owners}
+
+    def deformation(self, tensors: dict[str, Tensor]) -> Deformation:
+        """The deformation of what was read."""
+        anatomy = Anatomy(tensors["radii"], tensors["reach"], OwnerGrid(tensors["box"], tensors["owners"]))
+        return SkeletonDeformation.of(self.edited, self.captured, anatomy)
+
+
+@dataclass(frozen=True)
+class BoxesMotion:
+    """Boxes that are placed twice."""
+
+    boxes: BoxesDeformation
+    """What they state."""
+
+    def read(self, density: Density, allowed: Allowed | None) -> dict[str, Tensor]:
+        """Nothing: what lies in a box moves with it, whatever it is."""
+        return {}
+
+    def deformation(self, tensors: dict[str, Tensor]) -> Deformation:
+        """The deformation, which nothing was read for."""
+        return self.boxes
+
+
+def stated_motion(
+    edit: Edit,
+    to_scene: Float[Tensor, "3 4"],
+    lifted: tuple[LiftedSkeleton, LiftedSkeleton] | None,
+) -> Motion | str:
+    """The motion that an edit states, or why it states none.
+
+    Args:
+        edit: The edit.
+        to_scene: Takes points of the dataset's coordinates to scene coordinates.
+        lifted: The skeletons that control images show, in the captured and in the edited scene.
+    """
+    control = edit.control
+    if isinstance(control, ImagesControl):
+        if lifted is None:
+            return "control images show no skeleton that has one pose in the captured scene and another in the edited"
+        before, after = lifted
+        bones = [bone for bone in before.bones if set(bone) <= set(after.joints)]
+        if not bones:
+            return "the skeletons of source and target have no bone in common"
+        return _skeleton_motion([(before.joints, after.joints, bones)])
+    parts = control.parts if control.type == "parts" else (control,)
+    skeletons = [part for part in parts if isinstance(part, SkeletonControl)]
+    if skeletons:
+        placed = [(_placed(each.source, to_scene), _placed(each.target, to_scene)) for each in skeletons]
+        return _skeleton_motion([(*pair, each.all_bones) for pair, each in zip(placed, skeletons, strict=True)])
+    boxes = [part for part in parts if isinstance(part, BoxControl)]
+    if len(boxes) < len(parts):
+        return "meshes state two shapes, and no motion between them"
+    return BoxesMotion(BoxesDeformation.of(boxes, to_scene))
+
+
+def _placed(joints: dict, to_scene: Tensor) -> dict[str, Tensor]:
+    return {name: transform_points(to_scene.new_tensor(at), to_scene) for name, at in joints.items()}
+
+
+def _skeleton_motion(parts: list) -> SkeletonMotion:
+    """One motion of several skeletons."""
+    captured, edited, bones = [], [], []
+    for before, after, pairs in parts:
+        names = sorted({name for pair in pairs for name in pair})
+        first = len(captured)
+        captured += [before[name] for name in names]
+        edited += [after[name] for name in names]
+        bones += [[first + names.index(each) for each in pair] for pair in pairs]
+    numbers = torch.tensor(bones)
+    return SkeletonMotion(Skeleton(torch.stack(captured), numbers), Skeleton(torch.stack(edited), numbers))

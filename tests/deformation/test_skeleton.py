@@ -1,0 +1,121 @@
+"""What a skeleton carries along, against the procedural figure, whose motion is known."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from helpers.figures import figure_density, figure_skeleton, signed_distance
+
+from qnerf_nerfstudio.capture.cameras import transform_points
+from qnerf_nerfstudio.common.errors import UserError
+from qnerf_nerfstudio.deformation.bones import Skeleton
+from qnerf_nerfstudio.deformation.matter import read_anatomy
+from qnerf_nerfstudio.deformation.skeleton import SkeletonDeformation
+from qnerf_nerfstudio.toy.figure import Body, Pose
+
+BODY = Body(hat="red")
+SOURCE = Pose(r_arm_raise=20, l_arm_raise=25)
+TARGET = Pose(r_arm_raise=110, l_arm_raise=60, r_elbow=40, l_leg_swing=30, l_knee=25)
+
+
+@pytest.fixture(scope="module")
+def captured() -> Skeleton:
+    return figure_skeleton(BODY, SOURCE)
+
+
+@pytest.fixture(scope="module")
+def deformation(captured: Skeleton) -> SkeletonDeformation:
+    anatomy = read_anatomy(figure_density(BODY, SOURCE), captured)
+    return SkeletonDeformation.of(figure_skeleton(BODY, TARGET), captured, anatomy)
+
+
+def test_radii_are_those_of_the_limbs(deformation: SkeletonDeformation) -> None:
+    radius = BODY.limb_radius
+    expected = {(2, 3): radius, (3, 4): 0.9 * radius, (5, 6): 1.25 * radius, (6, 7): 1.05 * radius}
+    for number, bone in enumerate(deformation.captured.bones.tolist()):
+        if tuple(bone) in expected:
+            assert float(deformation.anatomy.radii[number]) == pytest.approx(expected[tuple(bone)], abs=0.008)
+
+
+def test_what_stands_still_is_left_alone_to_the_bit(captured: Skeleton, deformation: SkeletonDeformation) -> None:
+    still = SkeletonDeformation.of(captured, captured, deformation.anatomy)
+    points = torch.rand(20_000, 3, generator=torch.Generator().manual_seed(0)) * 2.4 - torch.tensor([1.2, 1.2, 0.2])
+    origins = still(points)
+    assert torch.equal(origins.points, points)
+    assert origins.kept.all()
+
+
+def test_a_figure_that_turns_as_one_takes_all_its_matter_along(
+    captured: Skeleton, deformation: SkeletonDeformation
+) -> None:
+    angle = torch.tensor(0.6)
+    turn = torch.tensor([[angle.cos(), -angle.sin(), 0, 1.0], [angle.sin(), angle.cos(), 0, 0.5], [0, 0, 1, 0.1]])
+    moved = SkeletonDeformation.of(
+        Skeleton(transform_points(captured.joints, turn), captured.bones), captured, deformation.anatomy
+    )
+    matter = torch.rand(60_000, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.6, 0.6, 2.0])
+    matter = matter - torch.tensor([0.8, 0.3, 0.0])
+    distance = signed_distance(BODY, SOURCE, matter)
+    matter = matter[(distance.abs() < 0.01) & (matter[:, 2] > 0.05)]
+    origins = moved(transform_points(matter, turn))
+    assert origins.kept.all()
+    away = (origins.points - matter).norm(dim=-1)
+    assert (away < 1e-4).float().mean() > 0.99
+    assert moved(matter).kept.float().mean() < 0.01
+
+
+def test_limbs_arrive_within_a_centimetre(deformation: SkeletonDeformation) -> None:
+    edited, captured = deformation.edited, deformation.captured
+    generator, shares = torch.Generator().manual_seed(0), []
+    for number, (first, _) in enumerate(captured.bones.tolist()):
+        if first == 0:  # the torso is one capsule, and two bones
+            continue
+        share = 0.25 + 0.5 * torch.rand(200, 1, generator=generator)
+        axis = edited.end[number] - edited.start[number]
+        across = torch.linalg.cross(torch.randn(200, 3, generator=generator), axis.expand(200, 3))
+        radius = deformation.anatomy.radii[number]
+        points = edited.start[number] + share * axis + radius * across / across.norm(dim=-1, keepdim=True)
+        surface = signed_distance(BODY, TARGET, points).abs() < 0.015
+        origins = deformation(points[surface])
+        distance, along = captured.along(origins.points)
+        away = (along[:, number] - share[surface, 0]).abs() * captured.lengths[number]
+        near = (away < 0.01) & ((distance[:, number] - radius).abs() < 0.01)
+        assert near.float().mean() > 0.9
+        shares.append(near.float().mean())
+    assert torch.stack(shares).mean() > 0.97
+
+
+def test_nothing_is_left_where_limbs_were(deformation: SkeletonDeformation) -> None:
+    points = torch.rand(60_000, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.6, 0.8, 2.0])
+    points = points - torch.tensor([0.8, 0.3, 0.0])
+    left = (signed_distance(BODY, SOURCE, points) < -0.005) & (signed_distance(BODY, TARGET, points) > 0.03)
+    origins = deformation(points[left & (points[:, 2] > 0.05)])
+    empty = ~origins.kept | (signed_distance(BODY, SOURCE, origins.points) > 0)
+    assert left.sum() > 500
+    assert empty.float().mean() > 0.97
+
+
+def test_a_hat_goes_with_its_head(deformation: SkeletonDeformation) -> None:
+    nodding = Pose(**{**SOURCE.__dict__, "lean": 12.0})
+    moved = replace(deformation, edited=figure_skeleton(BODY, nodding))
+    moved = SkeletonDeformation.of(moved.edited, moved.captured, moved.anatomy)
+    nose, neck = moved.edited.joints[1], moved.edited.joints[0]
+    top = nose + (nose - neck) / (nose - neck).norm() * 0.25 + torch.randn(50, 3) * 0.03
+    origins = moved(top)
+    assert origins.kept.all()
+    assert (signed_distance(BODY, SOURCE, origins.points) < 0).float().mean() > 0.95
+
+
+def test_the_floor_stays(deformation: SkeletonDeformation) -> None:
+    points = torch.rand(4000, 3, generator=torch.Generator().manual_seed(1)) * torch.tensor([1.0, 1.0, 0.05])
+    points = points - torch.tensor([0.5, 0.5, 0.05])
+    origins = deformation(points)
+    unmoved = origins.kept & (origins.points == points).all(-1)
+    below_feet = signed_distance(BODY, SOURCE, points) < 0.02
+    assert unmoved[~below_feet].float().mean() > 0.97
+
+
+def test_a_skeleton_beside_the_subject_is_refused(captured: Skeleton) -> None:
+    beside = Skeleton(captured.joints + torch.tensor([3.0, 0, 0]), captured.bones)
+    with pytest.raises(UserError, match="has matter around 0 of the skeleton's 13 bones"):
+        read_anatomy(figure_density(BODY, SOURCE, floor=None), beside)

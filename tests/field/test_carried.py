@@ -1,0 +1,59 @@
+"""A field seen through a deformation, against cameras that move instead."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from helpers.fields import rays
+from torch import Tensor
+
+from qnerf_nerfstudio.capture.cameras import invert_affine, transform_points
+from qnerf_nerfstudio.deformation.deformation import Origins
+from qnerf_nerfstudio.field.model import QNerfModel
+
+TURN = torch.tensor([[0.8, -0.6, 0, 0.1], [0.6, 0.8, 0, -0.2], [0, 0, 1, 0.05]])
+
+
+@dataclass
+class Moved:
+    """All of the scene moves by a rigid motion."""
+
+    to_captured: Tensor
+    emptied: bool = False
+
+    def __call__(self, points: Tensor) -> Origins:
+        kept = torch.full(points.shape[:-1], not self.emptied)
+        return Origins(transform_points(points, self.to_captured), kept, torch.ones(points.shape[:-1]))
+
+    def to(self, device: str) -> "Moved":
+        return self
+
+
+def rendered(model: QNerfModel, bundle) -> dict[str, Tensor]:
+    model.eval()
+    with torch.no_grad():
+        return model.get_outputs(bundle)
+
+
+def test_a_scene_that_moves_looks_as_from_a_camera_that_moves_back(model: QNerfModel) -> None:
+    bundle = rays()
+    back = invert_affine(TURN)
+    origins, directions = transform_points(bundle.origins, back), bundle.directions @ back[:, :3].T
+    seen_from = replace(bundle, origins=origins, directions=directions)
+    expected = rendered(model, seen_from)
+    model.deformation = Moved(back)
+    carried = rendered(model, bundle)
+    for name in ("rgb", "depth", "accumulation", "queries"):
+        torch.testing.assert_close(carried[name], expected[name], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(carried["certainty"], carried["accumulation"])
+
+
+def test_what_stays_is_rendered_as_it_is_to_the_bit(model: QNerfModel) -> None:
+    expected = rendered(model, rays())
+    model.deformation = Moved(torch.eye(3, 4))
+    carried = rendered(model, rays())
+    assert all(torch.equal(carried[name], expected[name]) for name in ("rgb", "depth", "accumulation", "queries"))
+
+
+def test_what_has_moved_away_leaves_nothing(model: QNerfModel) -> None:
+    model.deformation = Moved(torch.eye(3, 4), emptied=True)
+    assert float(rendered(model, rays())["accumulation"].abs().max()) == 0
