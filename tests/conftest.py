@@ -14,6 +14,13 @@ PAGE_SIZE = (900, 700)
 """Width and height of the page."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files with long tests first: of several processes, none should be left with one when the others end."""
+    long = ("test_commands.py", "test_real_scenes.py", "test_distributed.py", "test_evaluate.py")
+    order = {name: number for number, name in enumerate(long)}
+    items.sort(key=lambda item: (order.get(item.path.name, len(long)), "studio" not in item.path.parts))
+
+
 @pytest.fixture(scope="session")
 def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A capture of 10 views of 64 pixels, with its truth. Nothing may be written to it."""

@@ -6,6 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from helpers.preloaded import QUIET, run_script
 from qnerf_nerfstudio.toy.demo import environment_with_ffmpeg
 
 SCRIPTS = Path(sys.executable).parent
@@ -31,47 +32,47 @@ RUN = Path("e/qnerf-edit-tiny/t")
 """Folder of a run below its --output-dir, see `where`."""
 
 
-def command(name: str, *arguments: object, code: int = 0, **variables: object) -> str:
-    """Run a command that ends with an exit code; its output. Nothing may reach for a model hub."""
-    environment = {**os.environ, "COLUMNS": "300", "TERM": "dumb", "HF_HUB_OFFLINE": "1"}
-    environment |= {key: str(value) for key, value in variables.items()}
-    done = subprocess.run(
-        [str(SCRIPTS / name), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=600,
-        check=False,
-    )
-    output = done.stdout + done.stderr
-    assert done.returncode == code, output[-4000:]
+def command(name: str, *arguments: object, code: int = 0, fresh: bool = False, **variables: object) -> str:
+    """Run a command that ends with an exit code; its output.
+
+    Args:
+        name: Its name.
+        *arguments: Its arguments.
+        code: The exit code.
+        fresh: Start it as a user does, not from a process with its libraries imported.
+        **variables: What to add to the environment.
+    """
+    words = list(map(str, arguments))
+    added = {key: str(value) for key, value in variables.items()}
+    if not fresh:
+        ended, output = script(SCRIPTS / name, words, added)
+    else:
+        environment = {**os.environ, **QUIET, **added}
+        done = subprocess.run(
+            [str(SCRIPTS / name), *words], capture_output=True, text=True, env=environment, timeout=600, check=False
+        )
+        ended, output = done.returncode, done.stdout + done.stderr
+    assert ended == code, output[-4000:]
     return output
 
 
-NO_DIFFUSION = """
-import sys, runpy
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name in ("diffusers", "qnerf_nerfstudio.diffusion.editor"):
-            raise ImportError(f"{name} must not be loaded here")
-sys.meta_path.insert(0, Refuse())
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
+def script(
+    path: Path, arguments: list[str], variables: dict[str, str] | None = None, diffusion: bool = True
+) -> tuple[int | None, str]:
+    """Exit code and output of a Python script, see `run_script`."""
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log.txt"
+        code = run_script(path, arguments, variables or {}, log, diffusion)
+        return code, log.read_text()
 
 
 def without_diffusion(name: str, *arguments: object) -> str:
     """Run a command in a process where diffusers cannot be imported."""
-    done = subprocess.run(
-        [sys.executable, "-c", NO_DIFFUSION, str(SCRIPTS / name), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**environment_with_ffmpeg(Path(tempfile.mkdtemp())), "COLUMNS": "300"},
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-    return done.stdout + done.stderr
+    with tempfile.TemporaryDirectory() as folder:
+        variables = environment_with_ffmpeg(Path(folder))
+        code, output = script(SCRIPTS / name, list(map(str, arguments)), {"PATH": variables["PATH"]}, diffusion=False)
+    assert code == 0, output[-4000:]
+    return output
 
 
 def where(out: Path) -> list[object]:
@@ -79,7 +80,14 @@ def where(out: Path) -> list[object]:
     return ["--output-dir", out, "--experiment-name", "e", "--timestamp", "t"]
 
 
-def train(capture: Path, out: Path, *options: object) -> Path:
-    """A short edit; the run's folder."""
-    command("ns-train", "qnerf-edit-tiny", "--data", capture, *where(out), *SHORT, *options)
+def edited_by(editor: Path) -> list[object]:
+    """Options of ns-train that name another model set than the bundled one."""
+    return ["--pipeline.editor.model", editor, "--pipeline.editor.controlnet", editor / "controlnet"]
+
+
+def train(capture: Path, out: Path, editor: Path, *options: object, fresh: bool = False) -> Path:
+    """A short edit by a model set, with the viewer if it starts `fresh`; the run's folder."""
+    viewer = () if fresh else ("--vis", "tensorboard")
+    words = ["qnerf-edit-tiny", "--data", capture, *where(out), *edited_by(editor), *SHORT, *viewer, *options]
+    command("ns-train", *words, fresh=fresh)
     return out / RUN

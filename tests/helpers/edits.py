@@ -7,13 +7,15 @@ from typing import Any
 from qnerf_nerfstudio.methods import qnerf_edit_tiny
 
 
-def short_edit(capture: Path, out: Path, num_steps: int) -> Any:
-    """The tiny method's settings with few iterations; see `commands.RUN` for the run's folder."""
+def short_edit(capture: Path, out: Path, num_steps: int, editor: Path | None = None) -> Any:
+    """The tiny method's settings with few iterations, and a model set's folder; see `commands.RUN` for the run's."""
     config: Any = copy.deepcopy(qnerf_edit_tiny.config)
     config.data, config.output_dir, config.vis = capture, out, "tensorboard"
     config.experiment_name, config.timestamp = "e", "t"
     pipeline = config.pipeline
     pipeline.editor.num_steps, pipeline.editor.resolution, pipeline.tau = num_steps, 64, 2
+    if editor is not None:
+        pipeline.editor.model, pipeline.editor.controlnet = str(editor), str(editor / "controlnet")
     pipeline.source_iterations, pipeline.fit_iterations, pipeline.final_iterations = 3, 4, 8
     pipeline.datamanager.train_num_rays_per_batch = 64
     return config

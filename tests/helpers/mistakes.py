@@ -12,7 +12,6 @@ import pytest
 from nerfstudio.scripts import train as train_script
 
 from helpers.images import png_bomb
-from qnerf_nerfstudio.diffusion.bundled import BUNDLED_FOLDER
 
 VIEWS, SIZE = 4, 64
 """Number of photos of a case, and their width and height."""
@@ -20,10 +19,11 @@ VIEWS, SIZE = 4, 64
 
 @dataclass
 class Case:
-    """A capture of its own, and the settings of an edit of it."""
+    """A capture of its own, the settings of an edit of it, and a model set to make mistakes in copies of."""
 
     data: Path
     config: Any
+    editor: Path
 
     @property
     def photos(self) -> list[Path]:
@@ -34,10 +34,10 @@ class Case:
         return self.give_model().parent / file if file.startswith("model/") else self.data / file
 
     def give_model(self) -> Path:
-        """A copy of the bundled editor, which the edit then uses."""
+        """A copy of a model set, which the edit then uses."""
         folder = self.data.parent / "model"
         if not folder.exists():
-            shutil.copytree(BUNDLED_FOLDER, folder)
+            shutil.copytree(self.editor, folder)
             editor = self.config.pipeline.editor
             editor.model, editor.controlnet = str(folder), str(folder / "controlnet")
         return folder

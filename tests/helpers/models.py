@@ -1,13 +1,46 @@
 """Random model sets in the architecture of Stable Diffusion."""
 
+from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
+from torch import nn
 
 from qnerf_nerfstudio.diffusion.config import EditorConfig
 from qnerf_nerfstudio.diffusion.editor import ControlNetEditor
-from qnerf_nerfstudio.toy.training.models import build_text_encoder, build_tokenizer
+from qnerf_nerfstudio.toy.training import model_set
+from qnerf_nerfstudio.toy.training.models import (
+    build_control,
+    build_denoiser,
+    build_text_encoder,
+    build_tokenizer,
+    build_vae,
+)
+
+TINY_BUILDERS = {
+    "build_vae": partial(build_vae, 64, (8, 8, 16, 16)),
+    "build_denoiser": partial(build_denoiser, 8, (16, 16, 32)),
+    "build_control": partial(build_control, embedding_widths=(16, 16, 16, 16)),
+}
+"""Stand-ins for the builders that `model_set` uses: images of 64 pixels and few channels, else the bundled editor."""
+
+
+def save_tiny_set(folder: Path) -> Path:
+    """Write a random model set for 64 pixels into a folder of that folder; its own folder."""
+    with patch.multiple(model_set, **TINY_BUILDERS):
+        tiny = model_set.new_set(folder / "tokenizer", 0)
+    fill_zero_convolutions(tiny.denoiser["controlnet"])
+    tiny.save(folder / "editor")
+    return folder / "editor"
+
+
+def fill_zero_convolutions(controlnet: nn.Module) -> None:
+    """Give a new ControlNet random weights where it has zeros, so that its controls matter."""
+    for name, parameter in controlnet.named_parameters():
+        if "controlnet_" in name:
+            nn.init.normal_(parameter, std=0.05)
 
 
 def random_parts(folder: Path, prediction_type: str = "epsilon") -> dict:
@@ -26,9 +59,7 @@ def random_parts(folder: Path, prediction_type: str = "epsilon") -> dict:
         norm_num_groups=4,
     )
     controlnet = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 16))
-    for name, parameter in controlnet.named_parameters():
-        if "controlnet_" in name:
-            torch.nn.init.normal_(parameter, std=0.05)
+    fill_zero_convolutions(controlnet)
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,

@@ -9,6 +9,7 @@ import viser.transforms as vtf
 from helpers.browser import choose, free_port, wait_for
 from helpers.captures import small_capture
 from helpers.commands import train
+from helpers.models import save_tiny_set
 from playwright.sync_api import Page
 
 from qnerf_nerfstudio.edit.reading import load_edit
@@ -116,7 +117,7 @@ def drag_joint(page: Page, served: PosePage, document: PoseDocument, joint: str)
 
 
 def test_the_report_opens_without_network(page: Page, capture: Path, tmp_path: Path) -> None:
-    report = train(capture, tmp_path) / "report.html"
+    report = train(capture, tmp_path, save_tiny_set(tmp_path)) / "report.html"
     errors: list[str] = []
     requests: list[str] = []
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)

@@ -1,4 +1,4 @@
-"""A case for every mistake of a user."""
+"""An editor for short runs, and a case for every mistake of a user."""
 
 import copy
 import shutil
@@ -8,8 +8,15 @@ from typing import Any
 import pytest
 from helpers.captures import small_capture
 from helpers.mistakes import SIZE, VIEWS, Case
+from helpers.models import save_tiny_set
 
 from qnerf_nerfstudio.methods import qnerf_edit_tiny
+
+
+@pytest.fixture(scope="session")
+def tiny_editor(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model set for 64 pixels, where the weights do not matter. Nothing may be written to it."""
+    return save_tiny_set(tmp_path_factory.mktemp("editor"))
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +26,7 @@ def mistaken_capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def case(mistaken_capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
+def case(mistaken_capture: Path, tiny_editor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
     """A capture of its own and settings, without network."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     # Coarse cells make visual hulls fast.
@@ -32,4 +39,4 @@ def case(mistaken_capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     config.data, config.output_dir, config.vis = data, tmp_path / "out", "tensorboard"
     config.machine.device_type = "cpu"
     config.pipeline.editor.num_steps, config.pipeline.editor.resolution = 6, SIZE
-    return Case(data, config)
+    return Case(data, config, tiny_editor)

@@ -1,14 +1,11 @@
 """Edits that begin from carried views, or consist of them."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from helpers.commands import RUN, SHORT, command, train, where, without_diffusion
+from helpers.commands import RUN, SHORT, command, edited_by, script, train, where, without_diffusion
 
 from qnerf_nerfstudio.common.images import load_images
 
@@ -17,10 +14,10 @@ KILLED_TRAIN = Path(__file__).resolve().parents[2] / "benchmarks/killed_train.py
 
 
 @pytest.fixture(scope="module")
-def begun_carried(capture: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def begun_carried(capture: Path, tiny_editor: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An edit by boxes, which state a motion whatever the field of the photos looks like."""
     edit = capture / "edit-boxes.json"
-    return train(capture, tmp_path_factory.mktemp("carried"), "--pipeline.edit", edit, *BOXES)
+    return train(capture, tmp_path_factory.mktemp("carried"), tiny_editor, "--pipeline.edit", edit, *BOXES)
 
 
 def test_edited_views_begin_from_carried_ones(begun_carried: Path) -> None:
@@ -31,22 +28,15 @@ def test_edited_views_begin_from_carried_ones(begun_carried: Path) -> None:
 
 
 def test_a_run_that_is_killed_among_carried_views_ends_as_one_that_is_not(
-    begun_carried: Path, capture: Path, tmp_path: Path
+    begun_carried: Path, capture: Path, tiny_editor: Path, tmp_path: Path
 ) -> None:
-    options = ["--pipeline.edit", capture / "edit-boxes.json", *BOXES]
+    options = [*edited_by(tiny_editor), "--pipeline.edit", capture / "edit-boxes.json", *BOXES]
     begin = ["qnerf-edit-tiny", "--data", capture, *where(tmp_path), "--steps-per-save", "5", *SHORT, *options]
     resume = [*begin, "--load-dir", tmp_path / RUN / "nerfstudio_models"]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     # 12 slices of inversion and 5 steps on the photos come first: step 18 carries the second chunk, 23 inverts it.
     for step, words in ((18, begin), (23, resume)):
-        killed = subprocess.run(
-            list(map(str, [sys.executable, KILLED_TRAIN, step, "write", *words])),
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+        code, output = script(KILLED_TRAIN, list(map(str, (step, "write", *words))))
+        assert code == -signal.SIGKILL, output[-2000:]
     command("ns-train", *resume)
     for folder in ("carried", "images"):
         names = sorted(path.name for path in (begun_carried / "edit" / folder).glob("*.png"))
@@ -67,8 +57,9 @@ def test_views_are_carried_without_diffusion_models(capture: Path, tmp_path: Pat
     assert not (edit / "latents").exists()
 
 
-def test_a_field_that_does_not_show_what_moves_is_not_carried(capture: Path, tmp_path: Path) -> None:
-    output = command("ns-train", "qnerf-edit-tiny", "--data", capture, *where(tmp_path / "start"), *SHORT, *BOXES)
+def test_a_field_that_does_not_show_what_moves_is_not_carried(capture: Path, tiny_editor: Path, tmp_path: Path) -> None:
+    begin = ["--data", capture, *where(tmp_path / "start"), *edited_by(tiny_editor), *SHORT, *BOXES]
+    output = command("ns-train", "qnerf-edit-tiny", *begin)
     assert "of the skeleton's 13 bones" in output and "begin from their photos' inverted noise" in output
     options = [*where(tmp_path / "alone"), *SHORT, "--pipeline.editing", "carried"]
     output = command("ns-train", "qnerf-edit-tiny", "--data", capture, *options, code=1)

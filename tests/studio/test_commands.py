@@ -5,11 +5,8 @@ Tests that start ns-train are in this room, since studio/ is where nerfstudio en
 
 import ctypes.util
 import json
-import os
 import shlex
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +15,13 @@ import torch
 import torchvision
 import trimesh
 import yaml
-from helpers.commands import RUN, SHORT, command, train, where, without_diffusion
+from helpers.commands import RUN, SHORT, command, edited_by, script, train, where, without_diffusion
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from PIL import Image
 from rich.console import Console
 
 from qnerf_nerfstudio.common.images import write_png
+from qnerf_nerfstudio.diffusion.bundled import BUNDLED_FOLDER
 from qnerf_nerfstudio.methods import qnerf_edit_tiny
 from qnerf_nerfstudio.pages.report import query_errors
 from qnerf_nerfstudio.run.artifacts import EditArtifacts
@@ -38,9 +36,16 @@ KILLED_TRAIN = Path(__file__).resolve().parents[2] / "benchmarks/killed_train.py
 
 
 @pytest.fixture(scope="module")
+def random_run(capture: Path, tiny_editor: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a random editor."""
+    return train(capture, tmp_path_factory.mktemp("random"), tiny_editor)
+
+
+@pytest.fixture(scope="module")
 def run(capture: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the bundled editor, whose views make a field with surfaces, as a user starts it."""
     before = {path: path.read_bytes() for path in capture.rglob("*.*")}
-    folder = train(capture, tmp_path_factory.mktemp("run"))
+    folder = train(capture, tmp_path_factory.mktemp("run"), BUNDLED_FOLDER, fresh=True)
     assert before == {path: path.read_bytes() for path in capture.rglob("*.*")}, "the capture was written to"
     return folder
 
@@ -80,47 +85,50 @@ def test_stock_torch_load_reads_the_checkpoint(run: Path) -> None:
     assert all(isinstance(rate, float) for each in state["schedulers"].values() for rate in each["_last_lr"])
 
 
-def test_same_seed_gives_the_same_edited_views(run: Path, capture: Path, tmp_path: Path) -> None:
-    again = train(capture, tmp_path)
-    images = sorted((run / "edit/images").iterdir())
+def test_same_seed_gives_the_same_edited_views(
+    random_run: Path, capture: Path, tiny_editor: Path, tmp_path: Path
+) -> None:
+    again = train(capture, tmp_path, tiny_editor)
+    images = sorted((random_run / "edit/images").iterdir())
     assert len(images) == 10
     for path in images:
         assert path.read_bytes() == (again / "edit/images" / path.name).read_bytes()
 
 
-def test_a_run_that_is_killed_and_interrupted_ends_as_one_that_is_not(run: Path, capture: Path, tmp_path: Path) -> None:
+def test_a_run_that_is_killed_and_interrupted_ends_as_one_that_is_not(
+    random_run: Path, capture: Path, tiny_editor: Path, tmp_path: Path
+) -> None:
     """Killed half-way through a write before the first checkpoint, stopped by Ctrl-C, killed half-way through a
     checkpoint and after the last view is decoded; benchmarks/kill_resume.py does so in all stages."""
     folder = tmp_path / RUN
-    length = yaml.load((run / "config.yml").read_text(), Loader=yaml.Loader).max_num_iterations
-    begin = ["qnerf-edit-tiny", "--data", capture, *where(tmp_path), "--steps-per-save", "20", *SHORT]
+    length = yaml.load((random_run / "config.yml").read_text(), Loader=yaml.Loader).max_num_iterations
+    begin = ["qnerf-edit-tiny", "--data", capture, *where(tmp_path), "--steps-per-save", "20"]
+    begin += [*edited_by(tiny_editor), *SHORT]
     resume = [*begin, "--load-dir", folder / "nerfstudio_models"]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "1000"}
 
-    def killed(step: int, place: str, options: list) -> subprocess.CompletedProcess:
-        words = [sys.executable, KILLED_TRAIN, step, place, *options]
-        return subprocess.run(list(map(str, words)), env=environment, capture_output=True, text=True, check=False)
+    def killed(step: int, place: str, options: list) -> tuple[int | None, str]:
+        return script(KILLED_TRAIN, [str(each) for each in (step, place, *options)])
 
-    assert killed(3, "write", begin).returncode == -signal.SIGKILL
+    assert killed(3, "write", begin)[0] == -signal.SIGKILL
     assert list(folder.rglob("*.tmp")) and not (folder / "nerfstudio_models").exists()
-    stopped = killed(25, "interrupt", resume)
-    assert stopped.returncode == 130, stopped.stderr[-2000:]
-    assert "Traceback" not in stopped.stdout + stopped.stderr
+    code, output = killed(25, "interrupt", resume)
+    assert code == 130, output[-2000:]
+    assert "Traceback" not in output
     assert [path.name for path in (folder / "nerfstudio_models").iterdir()] == ["step-000000024.ckpt"]
-    (message,) = (line for line in stopped.stdout.splitlines() if "everything is saved" in line)
+    (message,) = (line for line in output.splitlines() if "everything is saved" in line)
     words = shlex.split(message.split("Go on with: ")[1])
     assert words[0] == "ns-train"
     # The checkpoint of step 40 is torn; that of step 24 is still there.
-    assert killed(40, "checkpoint", words[1:]).returncode == -signal.SIGKILL
+    assert killed(40, "checkpoint", words[1:])[0] == -signal.SIGKILL
     assert [path.name for path in (folder / "nerfstudio_models").iterdir()] == ["step-000000024.ckpt"]
     # All views are decoded by then; decoding them again must not take them for photos.
-    assert killed(length - 13, "after", words[1:]).returncode == -signal.SIGKILL
+    assert killed(length - 13, "after", words[1:])[0] == -signal.SIGKILL
     assert len(list((folder / "edit/images").iterdir())) == 10
     command("ns-train", *words[1:])
-    names = sorted(path.name for path in (run / "edit/images").iterdir())
+    names = sorted(path.name for path in (random_run / "edit/images").iterdir())
     assert sorted(path.name for path in (folder / "edit/images").iterdir()) == names
     for name in names:
-        assert (folder / "edit/images" / name).read_bytes() == (run / "edit/images" / name).read_bytes()
+        assert (folder / "edit/images" / name).read_bytes() == (random_run / "edit/images" / name).read_bytes()
     assert not list(folder.rglob("*.tmp"))
     assert [path.name for path in (folder / "nerfstudio_models").iterdir()] == [f"step-{length - 1:09d}.ckpt"]
     assert yaml.load((folder / "config.yml").read_text(), Loader=yaml.Loader).max_num_iterations == length
@@ -162,7 +170,8 @@ def test_export_makes_a_point_cloud(run: Path, tmp_path: Path) -> None:
 def test_score_compares_with_the_truth_and_an_unedited_field(
     run: Path, capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(qnerf_edit_tiny.config.pipeline, "final_iterations", 3)
+    for stage in ("source_iterations", "final_iterations"):
+        monkeypatch.setattr(qnerf_edit_tiny.config.pipeline, stage, 3)
     plain, truth = train_plain(capture, tmp_path, qnerf_edit_tiny.config), load_truth(capture, "novel")
     for name, image in zip(truth.names, render_views(plain, capture, truth)[0], strict=True):
         write_png(tmp_path / "unedited" / name, image)

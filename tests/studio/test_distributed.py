@@ -9,6 +9,7 @@ import torch
 import torch.multiprocessing as mp
 from helpers.captures import small_capture
 from helpers.edits import short_edit
+from helpers.preloaded import ensure_server
 from helpers.ranks import worker
 from safetensors.torch import load_file
 
@@ -22,15 +23,16 @@ def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_capture(tmp_path_factory.mktemp("capture"), num_views=VIEWS)
 
 
-def edit(capture: Path, folder: Path, ranks: int, consolidation: str, failing: bool = False) -> Path:
+def edit(capture: Path, editor: Path, folder: Path, ranks: int, consolidation: str, failing: bool = False) -> Path:
     """Run a short edit; its edit/ folder."""
     notes = folder / "notes"
     notes.mkdir()
-    config = short_edit(capture, folder / "out", num_steps=6)
+    config = short_edit(capture, folder / "out", 6, editor)
     config.pipeline.datamanager.data, config.pipeline.consolidation = capture, consolidation
     config.pipeline.source_iterations, config.pipeline.fit_iterations, config.pipeline.final_iterations = 5, 6, 12
     config.save_config()
-    mp.spawn(worker, args=(ranks, config, notes, failing), nprocs=ranks)
+    ensure_server()
+    mp.start_processes(worker, (ranks, config, notes, failing), nprocs=ranks, start_method="forkserver")
     return config.get_base_dir() / "edit"
 
 
@@ -38,19 +40,19 @@ def all_images(folder: Path) -> torch.Tensor:
     return torch.stack(load_images(sorted((folder / "images").glob("*.png"))))
 
 
-def test_two_processes_make_the_views_of_one(capture: Path, tmp_path: Path) -> None:
+def test_two_processes_make_the_views_of_one(capture: Path, tiny_editor: Path, tmp_path: Path) -> None:
     folders = []
     for ranks in (1, 2):
         (tmp_path / str(ranks)).mkdir()
-        folders.append(edit(capture, tmp_path / str(ranks), ranks, "none"))
+        folders.append(edit(capture, tiny_editor, tmp_path / str(ranks), ranks, "none"))
     one, two = map(all_images, folders)
     assert len(one) == VIEWS
     assert (one - two).abs().max() <= 1.01 / 255
     assert (folders[1] / "transforms.json").exists()
 
 
-def test_two_processes_share_the_work_and_train_one_field(capture: Path, tmp_path: Path) -> None:
-    folder = edit(capture, tmp_path, 2, "progressive")
+def test_two_processes_share_the_work_and_train_one_field(capture: Path, tiny_editor: Path, tmp_path: Path) -> None:
+    folder = edit(capture, tiny_editor, tmp_path, 2, "progressive")
     assert len(all_images(folder)) == VIEWS
     first, second = (json.loads((tmp_path / f"notes/{rank}.json").read_text()) for rank in (0, 1))
     # Each has its own chunk in every trajectory, neither does what the other one did.
@@ -65,8 +67,8 @@ def test_two_processes_share_the_work_and_train_one_field(capture: Path, tmp_pat
     assert first["field"] == second["field"]
 
 
-def test_a_process_that_fails_ends_the_run(capture: Path, tmp_path: Path) -> None:
+def test_a_process_that_fails_ends_the_run(capture: Path, tiny_editor: Path, tmp_path: Path) -> None:
     started = time.monotonic()
     with pytest.raises(mp.ProcessRaisedException, match="the second process fails"):
-        edit(capture, tmp_path, 2, "none", failing=True)
+        edit(capture, tiny_editor, tmp_path, 2, "none", failing=True)
     assert time.monotonic() - started < 120

@@ -26,7 +26,7 @@ OPTIONS = {
 }
 
 
-def test_options_reach_the_run(capture: Path, tmp_path: Path) -> None:
+def test_options_reach_the_run(capture: Path, tiny_editor: Path, tmp_path: Path) -> None:
     # edit.json lies in another folder than the mesh that it names.
     (tmp_path / "edits").mkdir()
     edit = json.loads((capture / "edit-mesh.json").read_text())
@@ -34,7 +34,7 @@ def test_options_reach_the_run(capture: Path, tmp_path: Path) -> None:
         edit["control"][side]["mesh"] = str(capture / edit["control"][side]["mesh"])
     (tmp_path / "edits/edit.json").write_text(json.dumps(edit))
     stated = [word for name, value in OPTIONS.items() for word in (f"--{name}", value)]
-    run = train(capture, tmp_path, "--pipeline.edit", tmp_path / "edits/edit.json", *stated)
+    run = train(capture, tmp_path, tiny_editor, "--pipeline.edit", tmp_path / "edits/edit.json", *stated)
     manifest = json.loads((run / "edit/manifest.json").read_text())
     for name, value in OPTIONS.items():
         assert manifest["settings"][f"--{name}"] == value

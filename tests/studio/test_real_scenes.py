@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from helpers.commands import RUN, command, where, without_diffusion
 from helpers.real import SCENES, needs_scenes
@@ -66,9 +67,10 @@ def likeness(data: Path, run: Path) -> float:
     return float(psnr(edited, editor.decode(editor.encode(photos)), None).mean())
 
 
-def test_bear_is_kept_by_an_identical_skeleton(tmp_path: Path) -> None:
+@pytest.mark.parametrize("views", [3, pytest.param(6, marks=pytest.mark.release)])
+def test_bear_is_kept_by_an_identical_skeleton(tmp_path: Path, views: int) -> None:
     data = tmp_path / "bear"
-    meta = subset("bear", data, 6)
+    meta = subset("bear", data, views)
     # A skeleton in front of the cameras: where their optical axes meet.
     c2w = torch.tensor([frame["transform_matrix"] for frame in meta["frames"]])
     origins, axes = c2w[:, :3, 3], -c2w[:, :3, 2]
@@ -89,6 +91,7 @@ def test_bear_is_kept_by_an_identical_skeleton(tmp_path: Path) -> None:
     assert video.stat().st_size > 500
 
 
+@pytest.mark.release  # a bear of few views stands for it in `make test`
 def test_dinosaur_is_kept_by_identical_control_images(tmp_path: Path) -> None:
     data = tmp_path / "dinosaur"
     subset("dinosaur", data, 6)

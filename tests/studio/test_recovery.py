@@ -32,15 +32,15 @@ def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_capture(tmp_path_factory.mktemp("recovery"), num_views=6)
 
 
-def few_steps(capture: Path, out: Path) -> Any:
+def few_steps(capture: Path, editor: Path, out: Path) -> Any:
     """6 views are one chunk: steps 0 to 3 invert, 4 to 6 train on the photos, 7 on edit."""
-    config = short_edit(capture, out, num_steps=4)
+    config = short_edit(capture, out, 4, editor)
     config.steps_per_save = 5
     return config
 
 
 @pytest.fixture(scope="module")
-def stopped(capture: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stopped(capture: Path, tiny_editor: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose disk was full at a checkpoint; its folder."""
     out = tmp_path_factory.mktemp("stopped")
     save = torch.save
@@ -54,7 +54,7 @@ def stopped(capture: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "save", full)
         with pytest.raises(SystemExit) as stop:
-            train_script.main(few_steps(capture, out))
+            train_script.main(few_steps(capture, tiny_editor, out))
     assert stop.value.code == 1
     return out / RUN
 
@@ -76,16 +76,18 @@ def test_a_full_disk_leaves_the_checkpoint_before(stopped: Path) -> None:
     assert sorted(path.name for path in stopped.iterdir() if path.is_dir()) == ["edit", "nerfstudio_models"]
 
 
-def go_on(stopped: Path, capture: Path, change: Callable[[Any], object] = lambda config: None) -> None:
-    config = few_steps(capture, stopped.parents[2])
+def go_on(stopped: Path, capture: Path, editor: Path, change: Callable[[Any], object] = lambda config: None) -> None:
+    config = few_steps(capture, editor, stopped.parents[2])
     config.load_dir = stopped / "nerfstudio_models"
     change(config)
     train_script.main(config)
 
 
-def test_a_run_is_not_overwritten_by_another(stopped: Path, capture: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_run_is_not_overwritten_by_another(
+    stopped: Path, capture: Path, tiny_editor: Path, capsys: pytest.CaptureFixture
+) -> None:
     before = contents(sorted(path for path in stopped.rglob("*") if path.is_file()))
-    text = end_of(few_steps(capture, stopped.parents[2]), 2, capsys)
+    text = end_of(few_steps(capture, tiny_editor, stopped.parents[2]), 2, capsys)
     assert "already holds an edit; go on with it by --load-dir" in text
     assert contents(sorted(path for path in stopped.rglob("*") if path.is_file())) == before
 
@@ -103,40 +105,44 @@ def test_a_run_is_not_overwritten_by_another(stopped: Path, capture: Path, capsy
     ],
 )
 def test_changed_settings_are_refused_and_named(
-    stopped: Path, capture: Path, capsys: pytest.CaptureFixture, change: Callable, words: list[str]
+    stopped: Path, capture: Path, tiny_editor: Path, capsys: pytest.CaptureFixture, change: Callable, words: list[str]
 ) -> None:
     before = (stopped / "config.yml").read_bytes()
     with pytest.raises(SystemExit) as stop:
-        go_on(stopped, capture, change)
+        go_on(stopped, capture, tiny_editor, change)
     assert stop.value.code == 2
     text = printed(capsys)
     assert all(each in text for each in [*words, "was begun with other", "under another --timestamp"])
     assert (stopped / "config.yml").read_bytes() == before
 
 
-def test_a_changed_photo_is_refused_and_named(stopped: Path, capture: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_changed_photo_is_refused_and_named(
+    stopped: Path, capture: Path, tiny_editor: Path, capsys: pytest.CaptureFixture
+) -> None:
     photo, other = (capture / f"images/frame_0000{number}.png" for number in (2, 3))
     content = photo.read_bytes()
     try:
         photo.write_bytes(other.read_bytes())
         with pytest.raises(SystemExit):
-            go_on(stopped, capture)
+            go_on(stopped, capture, tiny_editor)
     finally:
         photo.write_bytes(content)
     assert "was begun with other photos: frame_00002.png" in printed(capsys)
 
 
-def test_another_versions_run_is_refused(stopped: Path, capture: Path, capsys: pytest.CaptureFixture) -> None:
+def test_another_versions_run_is_refused(
+    stopped: Path, capture: Path, tiny_editor: Path, capsys: pytest.CaptureFixture
+) -> None:
     path = stopped / "edit/manifest.json"
     manifest = json.loads(path.read_text())
     try:
         write_json(path, {**manifest, "version": "0.0.9"})
         with pytest.raises(SystemExit):
-            go_on(stopped, capture)
+            go_on(stopped, capture, tiny_editor)
         assert "was begun by qnerf-nerfstudio 0.0.9" in printed(capsys)
         path.write_text(path.read_text()[:100])
         with pytest.raises(SystemExit):
-            go_on(stopped, capture)
+            go_on(stopped, capture, tiny_editor)
         assert "manifest.json is damaged" in printed(capsys)
     finally:
         write_json(path, manifest)
@@ -183,7 +189,7 @@ def test_an_old_checkpoint_that_does_not_fit_is_refused(stopped: Path, capsys: p
 
 
 def test_a_slice_that_cannot_be_written_ends_the_run(
-    capture: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    capture: Path, tiny_editor: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save = artifacts.save_file
 
@@ -193,21 +199,21 @@ def test_a_slice_that_cannot_be_written_ends_the_run(
         save(tensors, path)
 
     monkeypatch.setattr(artifacts, "save_file", full)
-    text = end_of(few_steps(capture, tmp_path), 1, capsys)
+    text = end_of(few_steps(capture, tiny_editor, tmp_path), 1, capsys)
     assert "cannot write" in text and "No space left on device" in text
     assert f"--load-dir {tmp_path / RUN}/nerfstudio_models" in text
     assert (tmp_path / RUN / "edit/latents/source/0003-000.safetensors").exists()
 
 
 def test_an_output_that_cannot_be_written_is_named_at_once(
-    capture: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    capture: Path, tiny_editor: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     (tmp_path / "out").write_text("a file")
-    assert "--output-dir: cannot write to" in end_of(few_steps(capture, tmp_path / "out"), 2, capsys)
+    assert "--output-dir: cannot write to" in end_of(few_steps(capture, tiny_editor, tmp_path / "out"), 2, capsys)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_state_saved(
-    capture: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    capture: Path, tiny_editor: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loss_dict = QNerfModel.get_loss_dict
     calls: list[bool] = []
@@ -220,7 +226,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_state_saved(
         return losses
 
     monkeypatch.setattr(QNerfModel, "get_loss_dict", broken)
-    text = end_of(few_steps(capture, tmp_path), 1, capsys)
+    text = end_of(few_steps(capture, tiny_editor, tmp_path), 1, capsys)
     assert len(calls) == 2
     assert "the field's rgb_loss is not finite at training step 5 (field on the source photos)" in text
     assert [path.name for path in checkpoints(tmp_path / RUN / "nerfstudio_models")] == ["step-000000004.ckpt"]

@@ -14,7 +14,6 @@ from nerfstudio.scripts import train as train_script
 from qnerf_nerfstudio.capture.capture import read_capture
 from qnerf_nerfstudio.common.images import load_images
 from qnerf_nerfstudio.controls.projection import project_edit
-from qnerf_nerfstudio.diffusion.bundled import BUNDLED_FOLDER
 from qnerf_nerfstudio.edit.reading import load_edit
 from qnerf_nerfstudio.studio.panel import EditPanel, Request
 from qnerf_nerfstudio.toy.training.evaluate import load_trained
@@ -26,9 +25,11 @@ def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_capture(tmp_path_factory.mktemp("steering"), num_views=8)
 
 
-def steered(capture: Path, out: Path, monkeypatch: pytest.MonkeyPatch, requests: dict[int, Request]) -> Path:
+def steered(
+    capture: Path, editor: Path, out: Path, monkeypatch: pytest.MonkeyPatch, requests: dict[int, Request]
+) -> Path:
     """A short edit in this process, with requests at some training steps; the run's folder."""
-    config = short_edit(capture, out, num_steps=6)
+    config = short_edit(capture, out, 6, editor)
     if (out / RUN / "nerfstudio_models").exists():
         config.load_dir = out / RUN / "nerfstudio_models"
     steps = iter(range(10_000))
@@ -38,7 +39,7 @@ def steered(capture: Path, out: Path, monkeypatch: pytest.MonkeyPatch, requests:
 
 
 def test_an_edit_is_finished_early_and_made_again(
-    capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    capture: Path, tiny_editor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     # 8 views are one chunk: steps 0 to 5 invert, 6 to 8 train on the photos, 9 to 10 edit two timesteps.
     requests = {
@@ -46,7 +47,7 @@ def test_an_edit_is_finished_early_and_made_again(
         10: Request("finish"),
         15: Request("again", prompt="a figure with a green shirt", guidance_scale=2.0),
     }
-    run = steered(capture, tmp_path, monkeypatch, requests)
+    run = steered(capture, tiny_editor, tmp_path, monkeypatch, requests)
     manifest = json.loads((run / "edit/manifest.json").read_text())
     # The first request comes too early: nothing is edited yet.
     assert [(each["kind"], each["step"]) for each in manifest["revisions"]] == [("finish", 10), ("again", 15)]
@@ -65,12 +66,12 @@ def test_an_edit_is_finished_early_and_made_again(
     assert int(checkpoint.stem.removeprefix("step-")) + 1 == 15 + 6 + 3 + 2 + 2 * 4 + 1 + 8
     # A run that resumes takes the revisions up: this one has nothing left to do, and keeps what it has.
     with pytest.raises(SystemExit):
-        steered(capture, tmp_path, monkeypatch, {})
+        steered(capture, tiny_editor, tmp_path, monkeypatch, {})
     assert "is finished" in capsys.readouterr().out.replace("\n", " ")
     assert checkpoint.exists()
 
 
-def test_nothing_leaks_out_of_the_region(capture: Path, tmp_path: Path) -> None:
+def test_nothing_leaks_out_of_the_region(capture: Path, tiny_editor: Path, tmp_path: Path) -> None:
     document = json.loads((capture / "edit.json").read_text())
     document["region"] = {"type": "sphere", "position": document["control"]["target"]["r_wrist"], "radius": 0.25}
     (tmp_path / "edit.json").write_text(json.dumps(document))
@@ -82,7 +83,7 @@ def test_nothing_leaks_out_of_the_region(capture: Path, tmp_path: Path) -> None:
     edited = {}
     for composite in ("True", "False"):
         options = ["--pipeline.edit", tmp_path / "edit.json", "--pipeline.composite", composite]
-        folder = train(capture, tmp_path / composite, *options) / "edit/images"
+        folder = train(capture, tmp_path / composite, tiny_editor, *options) / "edit/images"
         paths = [folder / f"{Path(name).stem}.png" for name in names]
         edited[composite] = torch.stack(load_images(paths)).movedim(-1, 1)
     outside = ~masks[:, None].expand_as(photos)
@@ -90,15 +91,15 @@ def test_nothing_leaks_out_of_the_region(capture: Path, tmp_path: Path) -> None:
     assert (edited["True"][~outside] != photos[~outside]).any()
     # Without compositing, what lies outside is what the VAE makes of the photo; its decoder looks 16 pixels far.
     far = -torch.nn.functional.max_pool2d(-outside.float(), 33, stride=1, padding=16) > 0
-    editor = load_trained(BUNDLED_FOLDER, "cpu")
+    editor = load_trained(tiny_editor, "cpu")
     round_trip = editor.decode(editor.encode(photos))
     assert far.any()
     assert (edited["False"] - photos)[far].abs().mean() <= (round_trip - photos)[far].abs().mean() + 1 / 255
 
 
 @pytest.mark.parametrize("control", ["mesh", "boxes"])
-def test_solids_are_controls_as_skeletons_are(capture: Path, tmp_path: Path, control: str) -> None:
-    run = train(capture, tmp_path, "--pipeline.edit", capture / f"edit-{control}.json") / "edit"
+def test_solids_are_controls_as_skeletons_are(capture: Path, tiny_editor: Path, tmp_path: Path, control: str) -> None:
+    run = train(capture, tmp_path, tiny_editor, "--pipeline.edit", capture / f"edit-{control}.json") / "edit"
     drawn = load_images(sorted((run / "controls/target").glob("*.png")))
     assert len(drawn) == 8 and all(image.any() and (image[..., 0] == image[..., 2]).all() for image in drawn)
     photos, edited = (load_images(sorted(folder.glob("*.png"))) for folder in (capture / "images", run / "images"))

@@ -1,12 +1,12 @@
 """Training of the bundled editor, on models of 64 pixels with a few channels."""
 
 import json
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import StableDiffusionControlNetPipeline
+from helpers.models import TINY_BUILDERS
 from rich.console import Console
 from safetensors.torch import load_file
 from torch import nn
@@ -20,7 +20,7 @@ from qnerf_nerfstudio.toy.training.card import Record
 from qnerf_nerfstudio.toy.training.config import TrainEditorConfig
 from qnerf_nerfstudio.toy.training.denoiser import Denoiser
 from qnerf_nerfstudio.toy.training.model_set import load_set, new_set
-from qnerf_nerfstudio.toy.training.models import build_control, build_denoiser, build_text_encoder, build_vae
+from qnerf_nerfstudio.toy.training.models import build_control, build_denoiser
 from qnerf_nerfstudio.toy.training.train import evaluate_editor, train_editor
 
 QUIET = Console(quiet=True)
@@ -29,13 +29,7 @@ QUIET = Console(quiet=True)
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """New sets are tiny, and pairs are made two by two."""
-    small = {
-        "build_vae": partial(build_vae, 64, (8, 8, 16, 16), 4),
-        "build_denoiser": partial(build_denoiser, 8, (16, 16, 32), 4, 32),
-        "build_control": partial(build_control, embedding_widths=(16, 16, 16, 16)),
-        "build_text_encoder": partial(build_text_encoder, width=32),
-    }
-    for name, build in small.items():
+    for name, build in TINY_BUILDERS.items():
         monkeypatch.setattr(model_set, name, build)
     for module in (pairs, vae_training):
         monkeypatch.setattr(module, "CPU_CHUNK", 2)
