@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+import trimesh
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -93,21 +94,31 @@ def _skeletons(parts: list[SkeletonControl], views: Views, to_scene: Tensor) -> 
     return drawn[0], drawn[1]
 
 
+def placed_mesh(placed: MeshPlacement | BoxPlacement, folder: Path, to_scene: Float[Tensor, "3 4"]) -> trimesh.Trimesh:
+    """A box or the mesh of a file where it is placed, in scene coordinates.
+
+    Args:
+        placed: The placement, in the dataset's coordinates.
+        folder: Folder of edit.json.
+        to_scene: Takes points of the dataset's coordinates to scene coordinates.
+
+    Raises:
+        UserError: The mesh is missing or unreadable.
+    """
+    if isinstance(placed, MeshPlacement):
+        mesh, factors = load_mesh(folder / placed.mesh), placed.factors
+    else:
+        mesh, factors = box_mesh(), placed.size
+    return transform_mesh(mesh, to_scene @ placement_matrix(placed.position, placed.rotation, factors))
+
+
 def _solids(
     parts: list[MeshControl | BoxControl], folder: Path, views: Views, to_scene: Tensor
 ) -> tuple[Images, Images]:
     """Draw meshes and boxes as depth or as normals."""
     surfaces = []
     for key in ("source", "target"):
-        meshes = []
-        for part in parts:
-            placed: MeshPlacement | BoxPlacement = getattr(part, key)
-            if isinstance(placed, MeshPlacement):
-                mesh, factors = load_mesh(folder / placed.mesh), placed.factors
-            else:
-                mesh, factors = box_mesh(), placed.size
-            matrix = placement_matrix(placed.position, placed.rotation, factors)
-            meshes.append(transform_mesh(mesh, to_scene @ matrix))
+        meshes = [placed_mesh(getattr(part, key), folder, to_scene) for part in parts]
         if (faces := sum(len(mesh.faces) for mesh in meshes)) > MAX_FACES:
             raise UserError(
                 f"{folder / 'edit.json'}: control.parts: the meshes of {key} have {faces} triangles in all, at most "

@@ -2,20 +2,24 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from qnerf_nerfstudio.capture.cameras import transform_points
+from qnerf_nerfstudio.controls.draw import placed_mesh
 from qnerf_nerfstudio.controls.lifting import LiftedSkeleton
 from qnerf_nerfstudio.deformation.bones import Skeleton
 from qnerf_nerfstudio.deformation.deformation import Deformation
 from qnerf_nerfstudio.deformation.matter import Anatomy, Density, OwnerGrid, read_anatomy
+from qnerf_nerfstudio.deformation.meshes import MeshDeformation
 from qnerf_nerfstudio.deformation.skeleton import SkeletonDeformation
 from qnerf_nerfstudio.deformation.solids import BoxesDeformation
-from qnerf_nerfstudio.edit.schema import BoxControl, Edit, ImagesControl, SkeletonControl
+from qnerf_nerfstudio.edit.schema import BoxControl, Edit, ImagesControl, MeshControl, SkeletonControl
 
 Allowed = Callable[[Float[Tensor, "N 3"]], Bool[Tensor, "N"]]
 
@@ -62,23 +66,24 @@ class SkeletonMotion:
 
 
 @dataclass(frozen=True)
-class BoxesMotion:
-    """Boxes that are placed twice."""
+class SolidsMotion:
+    """Boxes or meshes in two poses."""
 
-    boxes: BoxesDeformation
+    solids: BoxesDeformation | MeshDeformation
     """What they state."""
 
     def read(self, density: Density, allowed: Allowed | None) -> dict[str, Tensor]:
-        """Nothing: what lies in a box moves with it, whatever it is."""
+        """Nothing: what lies in a solid moves with it, whatever it is."""
         return {}
 
     def deformation(self, tensors: dict[str, Tensor]) -> Deformation:
         """The deformation, which nothing was read for."""
-        return self.boxes
+        return self.solids
 
 
 def stated_motion(
     edit: Edit,
+    folder: Path,
     to_scene: Float[Tensor, "3 4"],
     lifted: tuple[LiftedSkeleton, LiftedSkeleton] | None,
 ) -> Motion | str:
@@ -86,27 +91,41 @@ def stated_motion(
 
     Args:
         edit: The edit.
+        folder: Folder of edit.json.
         to_scene: Takes points of the dataset's coordinates to scene coordinates.
         lifted: The skeletons that control images show, in the captured and in the edited scene.
     """
     control = edit.control
     if isinstance(control, ImagesControl):
-        if lifted is None:
-            return "control images show no skeleton that has one pose in the captured scene and another in the edited"
-        before, after = lifted
-        bones = [bone for bone in before.bones if set(bone) <= set(after.joints)]
-        if not bones:
-            return "the skeletons of source and target have no bone in common"
-        return _skeleton_motion([(before.joints, after.joints, bones)])
+        return _lifted_motion(lifted)
     parts = control.parts if control.type == "parts" else (control,)
     skeletons = [part for part in parts if isinstance(part, SkeletonControl)]
     if skeletons:
         placed = [(_placed(each.source, to_scene), _placed(each.target, to_scene)) for each in skeletons]
         return _skeleton_motion([(*pair, each.all_bones) for pair, each in zip(placed, skeletons, strict=True)])
+    return _solids_motion([part for part in parts if not isinstance(part, SkeletonControl)], folder, to_scene)
+
+
+def _lifted_motion(lifted: tuple[LiftedSkeleton, LiftedSkeleton] | None) -> Motion | str:
+    """The motion between the skeletons that control images show."""
+    if lifted is None:
+        return "control images show no skeleton that has one pose in the captured scene and another in the edited"
+    before, after = lifted
+    bones = [bone for bone in before.bones if set(bone) <= set(after.joints)]
+    if not bones:
+        return "the skeletons of source and target have no bone in common"
+    return _skeleton_motion([(before.joints, after.joints, bones)])
+
+
+def _solids_motion(parts: list[BoxControl | MeshControl], folder: Path, to_scene: Tensor) -> Motion | str:
+    """The motion of boxes and meshes."""
     boxes = [part for part in parts if isinstance(part, BoxControl)]
-    if len(boxes) < len(parts):
-        return "meshes state two shapes, and no motion between them"
-    return BoxesMotion(BoxesDeformation.of(boxes, to_scene))
+    if len(boxes) == len(parts):
+        return SolidsMotion(BoxesDeformation.of(boxes, to_scene))
+    pairs = [(placed_mesh(part.source, folder, to_scene), placed_mesh(part.target, folder, to_scene)) for part in parts]
+    if any(not np.array_equal(before.faces, after.faces) for before, after in pairs):
+        return "meshes of other triangles in source and target are two shapes, and no motion"
+    return SolidsMotion(MeshDeformation.of(pairs))
 
 
 def _placed(joints: dict, to_scene: Tensor) -> dict[str, Tensor]:

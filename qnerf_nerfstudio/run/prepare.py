@@ -149,7 +149,7 @@ def prepare(
         check_memory(editor, min(settings.chunk, len(views)), size, guided=settings.consolidation != "none")
     placed = (views, capture.names, capture.num_train, capture.to_scene)
     projected = project_edit(edit, folder, *placed, size, scene_box, settings.region, settings.lift_controls)
-    motion = stated_motion(edit, capture.to_scene, projected.lifted)
+    motion = stated_motion(edit, folder, capture.to_scene, projected.lifted)
     if isinstance(motion, str):
         motion = _without_motion(settings, motion)
     plan = _plan(settings, len(views), motion is not None)
@@ -187,8 +187,8 @@ def _without_motion(settings: RunSettings, reason: str) -> None:
     """Say that edited views begin from the photos' noise; refuse to carry what does not move."""
     if settings.editing == "carried":
         raise UserError(
-            f"--pipeline.editing is carried, but {reason}; state the edit by a skeleton or by boxes in two poses, or "
-            f"leave the option out to edit by diffusion models"
+            f"--pipeline.editing is carried, but {reason}; state the edit by a skeleton, boxes or one mesh in two "
+            f"poses, or leave the option out to edit by diffusion models"
         )
     if settings.start == "carried":
         CONSOLE.print(f"Edited views begin from their photos' inverted noise: {reason}.", soft_wrap=True)

@@ -3,6 +3,7 @@
 A new kind of stage is a Task in plan.py and an entry in STAGES.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 from qnerf_nerfstudio.capture.capture import Capture
 from qnerf_nerfstudio.capture.edited_dataset import write_dataset
 from qnerf_nerfstudio.capture.paths import transforms_path
+from qnerf_nerfstudio.common.console import CONSOLE
 from qnerf_nerfstudio.diffusion.conditions import QueryTargets
 from qnerf_nerfstudio.diffusion.queries import QueryCodec
 from qnerf_nerfstudio.field.datamanager import Targets
@@ -22,6 +24,9 @@ from qnerf_nerfstudio.field.grids import relative_errors, render_codes, render_g
 from qnerf_nerfstudio.run.artifacts import CARRIED, SOURCE
 from qnerf_nerfstudio.run.plan import Slice, Stage, Task
 from qnerf_nerfstudio.run.run import EditRun
+
+QUALITY_VIEWS = 3
+"""Views by which the field of the photos is judged before it is carried."""
 
 
 def _invert(run: EditRun, item: Slice) -> None:
@@ -33,6 +38,11 @@ def _invert(run: EditRun, item: Slice) -> None:
 
 
 def _carry(run: EditRun, item: Slice) -> Path | None:
+    if item.first:
+        quality = photos_quality(run)
+        CONSOLE.print(
+            f"The field of the photos scores {quality:.1f} dB on photos, where the edit acts.", soft_wrap=True
+        )
     if run.artifacts.carried(item.chunk).path.exists():
         return None
     images = carried_views(run, run.plan.view_indices(item.chunk))
@@ -154,6 +164,20 @@ def carried_views(run: EditRun, indices: range) -> Float[Tensor, "V 3 h w"] | No
     images = render_grid(run.model, run.prepared.views, indices, run.prepared.projected.size, "rgb")
     run.model.deformation = None
     return images.movedim(-1, 1)
+
+
+def photos_quality(run: EditRun) -> float:
+    """PSNR in dB of the field of the photos inside the region of influence, over the last views, held-out ones if there
+    are any."""
+    prepared = run.prepared
+    count = len(prepared.views)
+    indices, size = range(max(0, count - QUALITY_VIEWS), count), prepared.projected.size
+    rendered = render_grid(run.model, prepared.views, indices, size, "rgb").movedim(-1, 1)
+    squared = (rendered - prepared.capture.photos(indices, size)).square().mean(1)
+    masks = prepared.projected.influence.masks
+    if masks is not None and masks[indices.start :].any():
+        squared = squared[masks[indices.start :]]
+    return -10 * math.log10(float(squared.mean()) + 1e-10)
 
 
 def photos_outside(

@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import trimesh
 from helpers.commands import RUN, SHORT, command, edited_by, script, train, where, without_diffusion
 
 from qnerf_nerfstudio.common.images import load_images
@@ -67,7 +68,10 @@ def test_a_field_that_does_not_show_what_moves_is_not_carried(capture: Path, tin
 
 
 def test_a_shape_swap_begins_from_its_photos(capture: Path, tmp_path: Path) -> None:
-    mesh = ["--pipeline.edit", capture / "edit-mesh.json"]
-    options = [*where(tmp_path), *SHORT, *mesh, "--pipeline.editing", "carried"]
+    trimesh.creation.icosphere().export(tmp_path / "ball.ply")
+    trimesh.creation.box().export(tmp_path / "cube.ply")
+    control = {"type": "mesh", "source": {"mesh": "ball.ply"}, "target": {"mesh": "cube.ply"}}
+    (tmp_path / "edit.json").write_text(json.dumps({"prompt": "a", "source_prompt": "b", "control": control}))
+    options = [*where(tmp_path), *SHORT, "--pipeline.edit", tmp_path / "edit.json", "--pipeline.editing", "carried"]
     output = command("ns-train", "qnerf-edit-tiny", "--data", capture, *options, code=2)
-    assert "--pipeline.editing is carried, but meshes state two shapes" in output
+    assert "--pipeline.editing is carried, but meshes of other triangles" in output
