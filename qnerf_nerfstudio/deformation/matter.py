@@ -31,6 +31,8 @@ SHELL = 3.0
 """Cells of empty space around matter that go with it: the field's surfaces lie between the cells."""
 GROUND = 0.3
 """Share of the surface around a skeleton that lies on its ground, if it stands on one."""
+FLAT = 2.0
+"""Cells above the ground up to which only matter itself goes with a bone, and no space around it."""
 FEWEST = 20
 """Cells of surface that tell a radius."""
 
@@ -100,8 +102,8 @@ def read_anatomy(
     radii = _fit_radii(surface, skeleton, side)
     capsules = _Capsules(skeleton, radii)
     owner, distance, within = capsules.share_out(centres, side)
-    above = _above_ground(centres, surface, capsules, side)
-    may = torch.from_numpy(solid).flatten() & within & above
+    height = _above_ground(centres, surface, capsules, side)
+    may = torch.from_numpy(solid).flatten() & within & (height > 0)
     if allowed is not None:
         may &= allowed(centres)
     labels = np.zeros(shape, dtype=np.int32)
@@ -110,9 +112,10 @@ def read_anatomy(
     subject = np.isin(labels, np.setdiff1d(labels[seeds], [0]))
     _refuse_nothing(owner.reshape(shape).numpy()[subject], skeleton)
     # A field that is thin somewhere must not tear a limb in two.
-    subject |= ((distance < side) & above).reshape(shape).numpy()
+    subject |= ((distance < torch.where(height > FLAT * side, side, 0.0)) & (height > 0)).reshape(shape).numpy()
     shell = (np.asarray(ndimage.distance_transform_edt(~subject)) <= SHELL) & ~(solid & ~subject)
-    owned = torch.from_numpy(shell).flatten() & above
+    # What is soft of the ground stays with the ground.
+    owned = torch.from_numpy(subject).flatten() | torch.from_numpy(shell).flatten() & (height > FLAT * side)
     reach = side + torch.zeros(len(radii)).scatter_reduce_(0, owner[owned], distance[owned], "amax")
     return Anatomy(radii, reach, OwnerGrid(box, torch.where(owned, owner, -1).short().reshape(shape)))
 
@@ -189,15 +192,15 @@ def _fit_radii(surface: Float[Tensor, "P 3"], skeleton: Skeleton, side: float) -
 
 def _above_ground(
     points: Float[Tensor, "P 3"], surface: Float[Tensor, "S 3"], capsules: _Capsules, side: float
-) -> Bool[Tensor, "P"]:
-    """Whether points lie above the plane that a skeleton stands on, if it stands on one.
+) -> Float[Tensor, "P"]:
+    """Height of points above the plane that a skeleton stands on; infinite where it stands on none.
 
     The plane holds most of what is no part of the skeleton, and all joints lie on one side of it (RANSAC; Fischler and
     Bolles, 1981).
     """
     owner, distance, _ = capsules.share_out(surface, side)
     around = surface[distance > capsules.limits(side)[owner]]
-    everywhere = torch.ones(len(points), dtype=torch.bool)
+    everywhere = torch.full((len(points),), torch.inf)
     if len(around) < 100:
         return everywhere
     generator = torch.Generator().manual_seed(0)
@@ -218,7 +221,7 @@ def _above_ground(
     centre = inliers.mean(0)
     normal = torch.linalg.svd(inliers - centre, full_matrices=False)[2][2]
     normal = normal * (normal @ normals[best]).sign()
-    return (points - centre) @ normal > side / 2  # the centres of its cells lie below the surface
+    return (points - centre) @ normal - side / 2  # the centres of its cells lie below the surface
 
 
 def _refuse_nothing(owners: np.ndarray, skeleton: Skeleton) -> None:
