@@ -1,6 +1,7 @@
 """QNerfModel: nerfacto with rendered query codes, a query loss, and a region that an edit may change."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -136,6 +137,15 @@ class QNerfModel(NerfactoModel):
     def restrict(self, region: VoxelRegion | None) -> None:
         """Let rays that see the edit change matter in this region only; None: everywhere."""
         self.region = None if region is None else region.to(self.device)
+
+    @contextmanager
+    def seen_through(self, deformation: Deformation) -> Iterator[None]:
+        """Render the carried field meanwhile."""
+        self.deformation = deformation
+        try:
+            yield
+        finally:
+            self.deformation = None
 
     def begin_stage(self, step: int, objective: Objective, weights: Mapping[str, Tensor]) -> None:
         """Start a stage of training at training step `step`.

@@ -158,20 +158,20 @@ def fit_targets(run: EditRun, fitted: int | None, final_images: Path | None = No
 def carried_views(run: EditRun, indices: range) -> Float[Tensor, "V 3 h w"] | None:
     """Renders of the field of the photos, seen through the motion that the control states; None where that field does
     not show what moves."""
-    run.model.deformation = run.deformation()
-    if run.model.deformation is None:
+    deformation = run.deformation()
+    if deformation is None:
         return None
-    images = render_grid(run.model, run.prepared.views, indices, run.prepared.projected.size, "rgb")
-    run.model.deformation = None
+    with run.model.seen_through(deformation):
+        images = render_grid(run.model, run.prepared.views, indices, run.prepared.projected.size, "rgb")
     return images.movedim(-1, 1)
 
 
 def photos_quality(run: EditRun) -> float:
-    """PSNR in dB of the field of the photos inside the region of influence, over the last views, held-out ones if there
-    are any."""
-    prepared = run.prepared
-    count = len(prepared.views)
-    indices, size = range(max(0, count - QUALITY_VIEWS), count), prepared.projected.size
+    """PSNR in dB of the field of the photos inside the region of influence, over a few held-out views, where there are
+    any, else over the last ones."""
+    prepared, count = run.prepared, len(run.prepared.views)
+    held_out = count - prepared.capture.num_train
+    indices, size = range(count - min(held_out or count, QUALITY_VIEWS), count), prepared.projected.size
     rendered = render_grid(run.model, prepared.views, indices, size, "rgb").movedim(-1, 1)
     squared = (rendered - prepared.capture.photos(indices, size)).square().mean(1)
     masks = prepared.projected.influence.masks
