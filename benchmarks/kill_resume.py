@@ -48,14 +48,15 @@ class Benchmark:
 
 def plan_of(views: int) -> Plan:
     """The plan of the run; OPTIONS are its settings."""
-    return Plan(PlanConfig(views, 6, 2, 4, source_iterations=8, fit_iterations=9, final_iterations=15, stop=0.4))
+    trained = {"source_iterations": 8, "fit_iterations": 9, "final_iterations": 15}
+    return Plan(PlanConfig(views, 6, 2, 4, **trained, start="carried", stop=0.4))
 
 
 OPTIONS = [
     *("--pipeline.editor.num-steps", "6", "--pipeline.tau", "2", "--pipeline.chunk", "4"),
     *("--pipeline.editor.resolution", "64", "--pipeline.datamanager.train-num-rays-per-batch", "256"),
     *("--pipeline.source-iterations", "8", "--pipeline.fit-iterations", "9", "--pipeline.final-iterations", "15"),
-    *("--steps-per-save", "7", "--vis", "tensorboard"),
+    *("--pipeline.stop", "0.4", "--steps-per-save", "7", "--vis", "tensorboard"),
 ]
 
 
@@ -76,7 +77,8 @@ def draw_kills(plan: Plan, config: Benchmark) -> list[tuple[int, str, Task]]:
 def ns_train(capture: Path, out: Path, log: Path, *options: str, kill: tuple[int, str] | None = None) -> int:
     """Run or resume the edit; its exit code."""
     where = ["--data", capture, "--output-dir", out, "--experiment-name", "e", "--timestamp", "t"]
-    words = ["qnerf-edit-tiny", *where, *OPTIONS, *options]
+    # Boxes state a motion whatever the field of the photos looks like after a few steps.
+    words = ["qnerf-edit-tiny", *where, "--pipeline.edit", capture / "edit-boxes.json", *OPTIONS, *options]
     command = [Path(sys.executable).parent / "ns-train", *words]
     if kill is not None:
         command = [sys.executable, Path(__file__).with_name("killed_train.py"), *kill, *words]

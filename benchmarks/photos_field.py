@@ -31,8 +31,8 @@ from qnerf_nerfstudio.toy.truth import load_truth, render_views
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
     "all depths at once": {"model.space_annealing": 0},
-    "half of the steps": {"source_iterations": 500},
-    "both, and near plane 0.3": {"source_iterations": 500, "model.space_annealing": 0, "model.near_plane": 0.3},
+    "half of the steps": {"source_iterations": 1000},
+    "both, and near plane 0.3": {"source_iterations": 1000, "model.space_annealing": 0, "model.near_plane": 0.3},
 }
 """Settings of qnerf-edit-tiny's pipeline or field, each changed alone unless said otherwise."""
 

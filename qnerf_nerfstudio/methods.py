@@ -102,9 +102,9 @@ _tiny.pipeline = QNerfPipelineConfig(
         render_stop=1.0,
     ),
     tau=4,
-    stop=0.4,
+    stop=0.2,
     chunk=8,
-    source_iterations=1000,
+    source_iterations=2000,
     fit_iterations=500,
     final_iterations=1000,
 )

@@ -21,6 +21,7 @@ SHORT = [
     *("--pipeline.datamanager.train-num-rays-per-batch", "256"),
     *("--pipeline.start", "inverted"),
     *("--pipeline.tau", "2"),
+    *("--pipeline.stop", "0.4"),
     *("--pipeline.source-iterations", "5"),
     *("--pipeline.fit-iterations", "6"),
     *("--pipeline.final-iterations", "12"),
