@@ -53,6 +53,10 @@ class Skeleton:
         found = torch.where(same.any(-1), self.bones[:, None], -1).amax(-1)
         return found.fill_diagonal_(-1)
 
+    def double(self) -> "Skeleton":
+        """The same in double precision: nearly opposite directions leave few digits of a rotation."""
+        return Skeleton(self.joints.double(), self.bones)
+
     def to(self, device: str) -> "Skeleton":
         """The same on another device."""
         return Skeleton(*(getattr(self, item.name).to(device) for item in fields(self)))
@@ -65,6 +69,7 @@ def bone_motions(edited: Skeleton, captured: Skeleton) -> Float[Tensor, "K 3 4"]
     (Kabsch, 1976); from there each bone turns the least relative to the one before it, as a straight limb has no twist
     that joints would show.
     """
+    single, edited, captured = edited.joints.dtype, edited.double(), captured.double()
     rotations: dict[int, Tensor] = {}
     root = int(edited.degrees().argmax())
     queue = [(root, _trunk_rotation(edited, captured, root))]
@@ -90,7 +95,7 @@ def bone_motions(edited: Skeleton, captured: Skeleton) -> Float[Tensor, "K 3 4"]
     stretch = captured.lengths / edited.lengths.clamp_min(1e-9) - 1
     linear = rotation @ (torch.eye(3).to(axis) + stretch[:, None, None] * axis[:, :, None] * axis[:, None, :])
     shift = captured.start - (linear @ edited.start[..., None])[..., 0]
-    return torch.cat([linear, shift[..., None]], dim=-1)
+    return torch.cat([linear, shift[..., None]], dim=-1).to(single)
 
 
 def _trunk_rotation(edited: Skeleton, captured: Skeleton, root: int) -> Float[Tensor, "3 3"]:

@@ -125,16 +125,7 @@ def prepare(
         num_train=capture.num_train,
         attempts=(Attempt(edit.prompt, settings.editor.guidance_scale),),
     )
-    begun = None
-    if artifacts.manifest.exists():
-        begun = read_manifest(artifacts.manifest)
-        refuse_other(artifacts.root, begun, manifest)
-    elif resume:
-        raise UserError(
-            f"--load-dir: {artifacts.root} holds no edit to go on with; give the --output-dir, --experiment-name and "
-            f"--timestamp of the run that was stopped"
-        )
-
+    begun = _begun(manifest, artifacts, resume)
     load = partial(_load_editor, settings.editor, device, edit)
     editor, size, code_width = None, _carried_size(views.size, settings.editor.resolution), query_width
     if settings.editing == "diffusion":
@@ -149,9 +140,7 @@ def prepare(
         check_memory(editor, min(settings.chunk, len(views)), size, guided=settings.consolidation != "none")
     placed = (views, capture.names, capture.num_train, capture.to_scene)
     projected = project_edit(edit, folder, *placed, size, scene_box, settings.region, settings.lift_controls)
-    motion = stated_motion(edit, folder, capture.to_scene, projected.lifted)
-    if isinstance(motion, str):
-        motion = _without_motion(settings, motion)
+    motion = _motion(settings, edit, folder, capture, projected)
     plan = _plan(settings, len(views), motion is not None)
     manifest = manifest.model_copy(update={"image_size": size, "plan": plan.hash})
     if begun is not None:
@@ -175,6 +164,20 @@ def prepare(
     )
 
 
+def _begun(manifest: Manifest, artifacts: EditArtifacts, resume: bool) -> Manifest | None:
+    """The manifest of the run that the folder holds, which must be this one; None where it holds none."""
+    if artifacts.manifest.exists():
+        begun = read_manifest(artifacts.manifest)
+        refuse_other(artifacts.root, begun, manifest)
+        return begun
+    if resume:
+        raise UserError(
+            f"--load-dir: {artifacts.root} holds no edit to go on with; give the --output-dir, --experiment-name and "
+            f"--timestamp of the run that was stopped"
+        )
+    return None
+
+
 def _plan(settings: RunSettings, num_views: int, moves: bool) -> Plan:
     """The plan of a run whose control states a motion or not."""
     try:
@@ -183,15 +186,23 @@ def _plan(settings: RunSettings, num_views: int, moves: bool) -> Plan:
         raise UserError(f"--pipeline.{error}") from error
 
 
-def _without_motion(settings: RunSettings, reason: str) -> None:
-    """Say that edited views begin from the photos' noise; refuse to carry what does not move."""
+def _motion(
+    settings: RunSettings, edit: Edit, folder: Path, capture: Capture, projected: ProjectedEdit
+) -> Motion | None:
+    """The motion that the edit states; None where edited views have to begin from the photos' noise."""
+    motion: Motion | str = "the control changes nothing"
+    if projected.has_changes:
+        motion = stated_motion(edit, folder, capture.to_scene, projected.lifted)
+    if not isinstance(motion, str):
+        return motion
     if settings.editing == "carried":
         raise UserError(
-            f"--pipeline.editing is carried, but {reason}; state the edit by a skeleton, boxes or one mesh in two "
+            f"--pipeline.editing is carried, but {motion}; state the edit by a skeleton, boxes or one mesh in two "
             f"poses, or leave the option out to edit by diffusion models"
         )
     if settings.start == "carried":
-        CONSOLE.print(f"Edited views begin from their photos' inverted noise: {reason}.", soft_wrap=True)
+        CONSOLE.print(f"Edited views begin from their photos' inverted noise: {motion}.", soft_wrap=True)
+    return None
 
 
 def _carried_size(size: tuple[int, int], resolution: int) -> tuple[int, int]:

@@ -46,6 +46,7 @@ class EditRun:
         self._editor = prepared.editor
         self._slices: SliceRunner | None = None
         self._attempt: int | None = None
+        self._taken_along: dict[str, Tensor] | None = None
 
     def open(self) -> None:
         """Write what the run begins with, and see that all processes find it.
@@ -106,7 +107,9 @@ class EditRun:
         """
         motion, kept = self.prepared.motion, self.artifacts.anatomy
         assert motion is not None, "nothing moves"
-        if not kept.path.exists():
+        if self._taken_along is None and kept.path.exists():
+            self._taken_along = kept.load()
+        if self._taken_along is None:
             region = self.prepared.projected.influence.voxels
             stated = self.prepared.edit.region.type in ("box", "sphere")
             try:
@@ -117,11 +120,12 @@ class EditRun:
                     raise
                 CONSOLE.print(f"{error}. Edited views begin from their photos' inverted noise.", style="yellow")
                 tensors = None
-            kept.save({"read": torch.tensor(tensors is not None), **(tensors or {})})
-        tensors = kept.load()
-        if not tensors.pop("read"):
+            self._taken_along = {"read": torch.tensor(tensors is not None), **(tensors or {})}
+            if comms.is_main_process():
+                kept.save(self._taken_along)
+        if not self._taken_along["read"]:
             return None
-        return motion.deformation(tensors).to(str(self.model.device))
+        return motion.deformation(self._taken_along).to(str(self.model.device))
 
     def _density(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
         return self.model.field.density_fn(points.to(self.model.device))[..., 0].float().cpu()

@@ -22,8 +22,7 @@ class RunSettings:
     editing: Editing = "diffusion"
     """How views are edited: by the "diffusion" models, or only "carried" along the control's motion, without them."""
     start: Start = "carried"
-    """Noise that edited views begin from: that of the "carried" views, where the control states a motion, or "inverted"
-    photos."""
+    """Noise that views begin from: that of "carried" views, where the control is a motion, or of "inverted" photos."""
     tau: int = 5
     """Timesteps of an interval's guided part and of its look-ahead."""
     stop: float = 0.8
