@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
 from torch import Tensor
@@ -19,6 +19,23 @@ def render_grid(
 ) -> Float[Tensor, "V h w C"]:
     """Render an output of the model at the centres of `size` (rows, columns) cells over each of the views."""
     return torch.stack([outputs[output] for _, outputs in _render(model, views, indices, size)])
+
+
+def render_over(
+    model: QNerfModel,
+    views: Views,
+    indices: range,
+    images: Float[Tensor, "V 3 h w"],
+    masks: Bool[Tensor, "V h w"] | None,
+) -> Float[Tensor, "V 3 h w"]:
+    """Images of the views with the pixels inside of masks rendered by the model; None renders all of them."""
+    rendered, size = images.clone(), (images.shape[-2], images.shape[-1])
+    for number, index in enumerate(indices):
+        inside = torch.ones(size, dtype=torch.bool) if masks is None else masks[number]
+        if inside.any():
+            ((_, outputs),) = _render(model, views, range(index, index + 1), size, inside)
+            rendered[number][:, inside] = outputs["rgb"][0].T
+    return rendered
 
 
 def surface_points(
@@ -45,9 +62,14 @@ def surface_points(
 
 @torch.no_grad()
 def _render(
-    model: QNerfModel, views: Views, indices: range, size: tuple[int, int]
+    model: QNerfModel,
+    views: Views,
+    indices: range,
+    size: tuple[int, int],
+    mask: Bool[Tensor, "h w"] | None = None,
 ) -> Iterator[tuple[RayBundle, dict[str, Tensor]]]:
-    """The rays through a grid of cells over each view, and what the model renders there, on the CPU."""
+    """The rays through a grid of cells over each view, and what the model renders there, on the CPU; with a mask, those
+    of the cells inside of it as one row."""
     views = views[indices.start : indices.stop]
     fx, fy, cx, cy = views.intrinsics.split(1, dim=-1)
     cameras = Cameras(
@@ -63,6 +85,8 @@ def _render(
     rows = (torch.arange(size[0]) + 0.5) * views.size[0] / size[0]
     columns = (torch.arange(size[1]) + 0.5) * views.size[1] / size[1]
     coords = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).to(model.device)
+    if mask is not None:
+        coords = coords[mask.to(coords.device)][None]
     was_training = model.training
     model.eval()
     for index in range(len(indices)):

@@ -20,7 +20,7 @@ from qnerf_nerfstudio.common.console import CONSOLE
 from qnerf_nerfstudio.diffusion.conditions import QueryTargets
 from qnerf_nerfstudio.diffusion.queries import QueryCodec
 from qnerf_nerfstudio.field.datamanager import Targets
-from qnerf_nerfstudio.field.grids import relative_errors, render_codes, render_grid
+from qnerf_nerfstudio.field.grids import relative_errors, render_codes, render_grid, render_over
 from qnerf_nerfstudio.run.artifacts import CARRIED, SOURCE
 from qnerf_nerfstudio.run.plan import Slice, Stage, Task
 from qnerf_nerfstudio.run.run import EditRun
@@ -156,14 +156,16 @@ def fit_targets(run: EditRun, fitted: int | None, final_images: Path | None = No
 
 
 def carried_views(run: EditRun, indices: range) -> Float[Tensor, "V 3 h w"] | None:
-    """Renders of the field of the photos, seen through the motion that the control states; None where that field does
-    not show what moves."""
+    """Renders of the field of the photos, seen through the motion that the control states, in photos outside of the
+    region of influence; None where that field does not show what moves."""
     deformation = run.deformation()
     if deformation is None:
         return None
+    prepared = run.prepared
+    photos, masks = prepared.capture.photos(indices, prepared.projected.size), prepared.projected.influence.masks
+    masks = None if masks is None else masks[indices.start : indices.stop]
     with run.model.seen_through(deformation):
-        images = render_grid(run.model, run.prepared.views, indices, run.prepared.projected.size, "rgb")
-    return images.movedim(-1, 1)
+        return render_over(run.model, prepared.views, indices, photos, masks)
 
 
 def photos_quality(run: EditRun) -> float:
@@ -172,11 +174,11 @@ def photos_quality(run: EditRun) -> float:
     prepared, count = run.prepared, len(run.prepared.views)
     held_out = count - prepared.capture.num_train
     indices, size = range(count - min(held_out or count, QUALITY_VIEWS), count), prepared.projected.size
-    rendered = render_grid(run.model, prepared.views, indices, size, "rgb").movedim(-1, 1)
-    squared = (rendered - prepared.capture.photos(indices, size)).square().mean(1)
-    masks = prepared.projected.influence.masks
-    if masks is not None and masks[indices.start :].any():
-        squared = squared[masks[indices.start :]]
+    photos, masks = prepared.capture.photos(indices, size), prepared.projected.influence.masks
+    masks = None if masks is None else masks[indices.start :]
+    squared = (render_over(run.model, prepared.views, indices, photos, masks) - photos).square().mean(1)
+    if masks is not None and masks.any():
+        squared = squared[masks]
     return -10 * math.log10(float(squared.mean()) + 1e-10)
 
 
