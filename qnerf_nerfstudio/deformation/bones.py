@@ -118,7 +118,7 @@ def least_rotation(before: Float[Tensor, "3"], after: Float[Tensor, "3"]) -> Flo
         return torch.eye(3).to(before)
     before, after = F.normalize(before, dim=0), F.normalize(after, dim=0)
     cosine = before @ after
-    if cosine < -0.9999:
+    if cosine <= -1 + 1e-10:
         aside = torch.eye(3).to(before)[before.abs().argmin()]
         axis = F.normalize(torch.linalg.cross(before, aside), dim=0)
         return 2 * torch.outer(axis, axis) - torch.eye(3).to(before)
