@@ -8,7 +8,7 @@ READY := $(VENV)/ready
 demo: $(READY)  ## edit a procedural capture from start to end
 	$(BIN)/qnerf demo demo
 
-test: $(READY) lint system  ## lint, type check and test, all that fits into 8 minutes on two cores
+test: $(READY) lint system  ## lint, type check and test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not browser and not release"
 	$(BIN)/python -m pytest -m "browser and not release"  # alone: it measures how soon pages answer
 

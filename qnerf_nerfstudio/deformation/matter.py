@@ -14,6 +14,8 @@ from qnerf_nerfstudio.deformation.bones import Skeleton
 
 Density = Callable[[Float[Tensor, "N 3"]], Float[Tensor, "N"]]
 """Density of the field of the photos at points in scene coordinates, per unit of length."""
+Allowed = Callable[[Float[Tensor, "N 3"]], Bool[Tensor, "N"]]
+"""Whether matter at points in scene coordinates may move."""
 
 CELLS = 144
 """Cells along the longest side of the grid."""
@@ -75,9 +77,7 @@ class Anatomy:
         return Anatomy(self.radii.to(device), self.reach.to(device), self.owners.to(device))
 
 
-def read_anatomy(
-    density: Density, skeleton: Skeleton, allowed: Callable[[Tensor], Bool[Tensor, "N"]] | None = None
-) -> Anatomy:
+def read_anatomy(density: Density, skeleton: Skeleton, allowed: Allowed | None = None) -> Anatomy:
     """Find the matter around a skeleton, and share it out among its bones.
 
     What lies in the bones' capsules belongs to the skeleton, and matter that hangs together with it, within the bones'
@@ -159,9 +159,7 @@ class _Capsules:
             distance, owner = (distances - self.radii).min(-1)
             share = shares.gather(1, owner[:, None])[:, 0]
             beyond = ((share < 0) & leaf[owner, 0]) | ((share > 1) & leaf[owner, 1])
-            limit = torch.where(
-                beyond, BEYOND * self.skeleton.lengths[owner], (REACH - 1) * self.radii[owner] + 2 * side
-            )
+            limit = torch.where(beyond, BEYOND * self.skeleton.lengths[owner], self.limits(side)[owner])
             parts.append((owner, distance, distance <= limit))
         owners, distances, within = zip(*parts, strict=True)
         return torch.cat(owners), torch.cat(distances), torch.cat(within)

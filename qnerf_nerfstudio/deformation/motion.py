@@ -1,13 +1,12 @@
 """The motion that an edit states, if it states one."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from qnerf_nerfstudio.capture.cameras import transform_points
@@ -15,13 +14,11 @@ from qnerf_nerfstudio.controls.draw import placed_mesh
 from qnerf_nerfstudio.controls.lifting import LiftedSkeleton
 from qnerf_nerfstudio.deformation.bones import Skeleton
 from qnerf_nerfstudio.deformation.deformation import Deformation
-from qnerf_nerfstudio.deformation.matter import Anatomy, Density, OwnerGrid, read_anatomy
+from qnerf_nerfstudio.deformation.matter import Allowed, Anatomy, Density, OwnerGrid, read_anatomy
 from qnerf_nerfstudio.deformation.meshes import MeshDeformation
 from qnerf_nerfstudio.deformation.skeleton import SkeletonDeformation
 from qnerf_nerfstudio.deformation.solids import BoxesDeformation
 from qnerf_nerfstudio.edit.schema import BoxControl, Edit, ImagesControl, MeshControl, SkeletonControl
-
-Allowed = Callable[[Float[Tensor, "N 3"]], Bool[Tensor, "N"]]
 
 
 class Motion(Protocol):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -34,25 +35,31 @@ class BoxesDeformation:
     def __call__(self, points: Float[Tensor, "*batch 3"]) -> Origins:
         """Where the matter at points was captured."""
         flat = points.reshape(-1, 3)
-        local = _locate(self.edited, flat)
+        to_captured, to_edited = self._inverses
+        local = _locate(to_edited, flat)
         carrying = _innermost(local)
         rows = carrying.clamp_min(0)
         own = local[torch.arange(len(flat), device=flat.device), rows]
         sources = (self.captured[rows, :, :3] @ own[..., None])[..., 0] + self.captured[rows, :, 3]
         carried = carrying >= 0
-        kept = carried | (_innermost(_locate(self.captured, flat)) < 0)
+        kept = carried | (_innermost(_locate(to_captured, flat)) < 0)
         shape = points.shape[:-1]
         origins = torch.where(carried[:, None], sources, flat).reshape(points.shape)
         return Origins(origins, kept.reshape(shape), torch.ones(shape, device=flat.device))
+
+    @cached_property
+    def _inverses(self) -> tuple[Float[Tensor, "K 3 4"], Float[Tensor, "K 3 4"]]:
+        """Takes points of the captured and of the edited scene to the coordinates of every box."""
+        captured, edited = (torch.stack(list(map(invert_affine, boxes))) for boxes in (self.captured, self.edited))
+        return captured, edited
 
     def to(self, device: str) -> "BoxesDeformation":
         """The same on another device."""
         return BoxesDeformation(self.captured.to(device), self.edited.to(device))
 
 
-def _locate(boxes: Float[Tensor, "K 3 4"], points: Float[Tensor, "N 3"]) -> Float[Tensor, "N K 3"]:
+def _locate(inverse: Float[Tensor, "K 3 4"], points: Float[Tensor, "N 3"]) -> Float[Tensor, "N K 3"]:
     """Points in the coordinates of every box."""
-    inverse = torch.stack([invert_affine(box) for box in boxes])
     return torch.einsum("kij,nj->nki", inverse[..., :3], points) + inverse[..., 3]
 
 

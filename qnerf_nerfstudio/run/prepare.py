@@ -114,10 +114,10 @@ def prepare(
     """
     views = capture.views()
     # Whether the control states a motion shows only once it is drawn; all else about the plan can be checked now.
-    _plan(settings, len(views), moves=True)
+    draft = _plan(settings, len(views), moves=True)
     manifest = Manifest(
         version=__version__,
-        plan="",
+        plan=draft.hash,
         settings=options,
         photos=contents(capture.filenames),
         edit=edit,
@@ -137,7 +137,7 @@ def prepare(
                 f"least one code channel for each"
             )
         code_width = query_width // layers
-        check_memory(editor, min(settings.chunk, len(views)), size, guided=settings.consolidation != "none")
+        check_memory(editor, draft.config.chunk, size, guided=settings.consolidation != "none")
     placed = (views, capture.names, capture.num_train, capture.to_scene)
     projected = project_edit(edit, folder, *placed, size, scene_box, settings.region, settings.lift_controls)
     motion = _motion(settings, edit, folder, capture, projected)

@@ -2,6 +2,7 @@
 
 import gc
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from qnerf_nerfstudio.common.files import write_json
 from qnerf_nerfstudio.common.images import write_png
 from qnerf_nerfstudio.controls.influence import composite
 from qnerf_nerfstudio.deformation.deformation import Deformation
+from qnerf_nerfstudio.deformation.motion import Motion
 from qnerf_nerfstudio.diffusion.conditions import Prompts
 from qnerf_nerfstudio.field.grids import surface_points
 from qnerf_nerfstudio.field.model import QNerfModel
@@ -46,7 +48,6 @@ class EditRun:
         self._editor = prepared.editor
         self._slices: SliceRunner | None = None
         self._attempt: int | None = None
-        self._taken_along: dict[str, Tensor] | None = None
 
     def open(self) -> None:
         """Write what the run begins with, and see that all processes find it.
@@ -98,6 +99,7 @@ class EditRun:
             self._attempt = attempt
         return runner
 
+    @cached_property
     def deformation(self) -> Deformation | None:
         """The motion of the control, with what it takes along as it was read off the field of the photos first; None
         where that field does not show it.
@@ -107,25 +109,29 @@ class EditRun:
         """
         motion, kept = self.prepared.motion, self.artifacts.anatomy
         assert motion is not None, "nothing moves"
-        if self._taken_along is None and kept.path.exists():
-            self._taken_along = kept.load()
-        if self._taken_along is None:
-            region = self.prepared.projected.influence.voxels
-            stated = self.prepared.edit.region.type in ("box", "sphere")
-            try:
-                with torch.no_grad():
-                    tensors = motion.read(self._density, region.contains if stated and region else None)
-            except UserError as error:
-                if self.plan.config.editing == "carried":
-                    raise
-                CONSOLE.print(f"{error}. Edited views begin from their photos' inverted noise.", style="yellow")
-                tensors = None
-            self._taken_along = {"read": torch.tensor(tensors is not None), **(tensors or {})}
+        if kept.path.exists():
+            tensors = kept.load()
+        else:
+            tensors = self._taken_along(motion)
             if comms.is_main_process():
-                kept.save(self._taken_along)
-        if not self._taken_along["read"]:
+                kept.save(tensors)
+        if not tensors["read"]:
             return None
-        return motion.deformation(self._taken_along).to(str(self.model.device))
+        return motion.deformation(tensors).to(str(self.model.device))
+
+    def _taken_along(self, motion: Motion) -> dict[str, Tensor]:
+        """What a motion takes along, and whether it could be read off the field ("read")."""
+        region = self.prepared.projected.influence.voxels
+        stated = self.prepared.edit.region.type in ("box", "sphere")
+        try:
+            with torch.no_grad():
+                tensors = motion.read(self._density, region.contains if stated and region else None)
+        except UserError as error:
+            if self.plan.config.editing == "carried":
+                raise
+            CONSOLE.print(f"{error}. Edited views begin from their photos' inverted noise.", style="yellow")
+            return {"read": torch.tensor(False)}
+        return {"read": torch.tensor(True), **tensors}
 
     def _density(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
         return self.model.field.density_fn(points.to(self.model.device))[..., 0].float().cpu()

@@ -158,7 +158,7 @@ def fit_targets(run: EditRun, fitted: int | None, final_images: Path | None = No
 def carried_views(run: EditRun, indices: range) -> Float[Tensor, "V 3 h w"] | None:
     """Renders of the field of the photos, seen through the motion that the control states, in photos outside of the
     region of influence; None where that field does not show what moves."""
-    deformation = run.deformation()
+    deformation = run.deformation
     if deformation is None:
         return None
     prepared = run.prepared
