@@ -104,7 +104,7 @@ _tiny.pipeline = QNerfPipelineConfig(
     tau=4,
     stop=0.2,
     chunk=8,
-    source_iterations=2000,
+    source_iterations=1500,
     fit_iterations=500,
     final_iterations=1000,
 )

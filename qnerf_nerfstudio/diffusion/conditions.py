@@ -16,7 +16,7 @@ class Prompts:
     """Encoded prompts of an edit."""
 
     source: TextStates
-    """Describes the captured scene; used for inversion and the source branch."""
+    """Describes the views that editing begins from; used for inversion and the source branch."""
     target: TextStates
     """Describes the edited scene."""
     negative: TextStates
@@ -25,7 +25,7 @@ class Prompts:
 
 @dataclass(frozen=True)
 class SourceBranch:
-    """The captured views at the timestep at hand, whose keys and values are injected."""
+    """The views that editing begins from at the timestep at hand, whose keys and values are injected."""
 
     latents: Float[Tensor, "V C h w"]
     """Their latents on the source trajectory."""

@@ -8,12 +8,14 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
+from nerfstudio.data.pixel_samplers import PixelSamplerConfig
 from torch import Tensor
 
 from qnerf_nerfstudio.capture.capture import Capture
 from qnerf_nerfstudio.capture.coordinates import dataset_to_scene
 from qnerf_nerfstudio.capture.photos import EditedDataset
 from qnerf_nerfstudio.field.losses import Objective
+from qnerf_nerfstudio.field.pixels import RegionPixelSampler, RegionPixelSamplerConfig
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class Targets:
     """Colours of the training views instead of the photos."""
     edit_masks: Bool[Tensor, "N h w"] | None = None
     """Where training views see the region of influence; elsewhere `images` are the photos."""
+    drawn_masks: Bool[Tensor, "N h w"] | None = None
+    """Where a share of the rays is drawn, see `RegionPixelSamplerConfig`; None draws them everywhere."""
     codes: Float[Tensor, "N h w W"] | None = None
     """Query codes of the training views, all layers side by side at the finest layer's resolution."""
     code_widths: list[int] = field(default_factory=list)
@@ -37,6 +41,8 @@ class QNerfDataManagerConfig(VanillaDataManagerConfig):
     """Photos, edited views and query maps."""
 
     _target: type = field(default_factory=lambda: QNerfDataManager)
+    pixel_sampler: PixelSamplerConfig = field(default_factory=RegionPixelSamplerConfig)
+    """Specifies the pixel sampler."""
     edited_images: Path | None = None
     """Folder of edited views that replace the photos in ns-eval and ns-viewer; the run sets it."""
 
@@ -68,6 +74,8 @@ class QNerfDataManager(VanillaDataManager[EditedDataset]):
     def set_targets(self, targets: Targets) -> None:
         """Hand out these targets from now on."""
         self.targets = targets
+        if isinstance(self.train_pixel_sampler, RegionPixelSampler):
+            self.train_pixel_sampler.look_at(targets.drawn_masks)
 
     def next_train(self, step: int) -> tuple[RayBundle, dict]:
         """Rays of training views with the targets of the current stage."""

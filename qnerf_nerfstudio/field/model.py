@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle, RaySamples
+from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.field_components.field_heads import FieldHeadNames
 from nerfstudio.field_components.spatial_distortions import SceneContraction
@@ -33,6 +35,16 @@ MEMORY = 0.9
 FOCUS = 1.0
 """Distance around which annealed depths begin: captures are scaled so that cameras stand about 1 from what they look
 at."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What cameras are shown in the place of the field as it is."""
+
+    weights: Mapping[str, Tensor]
+    """Parameters by name that take the place of the field's own; those that are left out stay."""
+    deformation: Deformation | None = None
+    """What the field is seen through; None: nothing."""
 
 
 @dataclass
@@ -104,6 +116,8 @@ class QNerfModel(NerfactoModel):
         """Where rays that see the edit may change matter; None: everywhere."""
         self.deformation: Deformation | None = None
         """What the field is seen through; None: as it is."""
+        self.look: Look | None = None
+        """What `get_outputs_for_camera` shows; None: the field as it is."""
         self.register_buffer("view_errors", torch.full((self.num_train_data,), float("nan")))
         self.keep_initial_weights()
 
@@ -139,13 +153,27 @@ class QNerfModel(NerfactoModel):
         self.region = None if region is None else region.to(self.device)
 
     @contextmanager
-    def seen_through(self, deformation: Deformation) -> Iterator[None]:
-        """Render the carried field meanwhile."""
+    def seen_through(self, deformation: Deformation | None) -> Iterator[None]:
+        """Render the carried field meanwhile; None: the field as it is."""
         self.deformation = deformation
         try:
             yield
         finally:
             self.deformation = None
+
+    def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Tensor]:
+        """Nerfstudio's outputs of a camera, of what `look` says. Training must not run meanwhile."""
+        if self.look is None:
+            return super().get_outputs_for_camera(camera, obb_box)
+        own = {name: parameter.data for name, parameter in self.named_parameters()}
+        try:
+            for name, parameter in self.named_parameters():
+                parameter.data = self.look.weights.get(name, parameter.data)
+            with self.seen_through(self.look.deformation):
+                return super().get_outputs_for_camera(camera, obb_box)
+        finally:
+            for name, parameter in self.named_parameters():
+                parameter.data = own[name]
 
     def begin_stage(self, step: int, objective: Objective, weights: Mapping[str, Tensor]) -> None:
         """Start a stage of training at training step `step`.
@@ -163,10 +191,12 @@ class QNerfModel(NerfactoModel):
             if name in weights:
                 parameter.data.copy_(weights[name])
 
-    def get_extra_state(self) -> dict[str, int | str | bool]:
-        """What nerfstudio's checkpoints leave out: our version, whether the stage began from scratch, and when the
-        proposal networks were updated last."""
-        return {"version": __version__, "from_scratch": self.from_scratch, **self._counters()}
+    def get_extra_state(self) -> dict[str, float | str | bool]:
+        """What nerfstudio's checkpoints leave out: our version, whether the stage began from scratch, when the proposal
+        networks were updated last, and how far depths and samples are annealed, by which a slice may render first."""
+        annealed = {name: getattr(self.collider, name) for name in ("near_plane", "far_plane")}
+        annealed["anneal"] = float(self.proposal_sampler._anneal)
+        return {"version": __version__, "from_scratch": self.from_scratch, **self._counters(), **annealed}
 
     def _counters(self) -> dict[str, int]:
         sampler = self.proposal_sampler
@@ -177,6 +207,9 @@ class QNerfModel(NerfactoModel):
         # Versions that did not anneal did not note it.
         self.from_scratch = state.get("from_scratch", False)
         self._set_counters(state)
+        for name in ("near_plane", "far_plane"):
+            setattr(self.collider, name, state.get(name, getattr(self.config, name)))
+        self.proposal_sampler.set_anneal(state.get("anneal", 1.0))
 
     def _set_counters(self, counters: Mapping[str, int]) -> None:
         self.proposal_sampler._steps_since_update = counters["steps_since_update"]

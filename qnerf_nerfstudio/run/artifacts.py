@@ -20,9 +20,7 @@ from qnerf_nerfstudio.common.files import atomic_write, write_json
 from qnerf_nerfstudio.common.images import load_images, write_png
 
 SOURCE = "source"
-"""The trajectory of the inverted source views."""
-CARRIED = "carried"
-"""The trajectory of the inverted carried views."""
+"""The trajectory of the inverted views that editing begins from: the source views, or the carried ones."""
 
 
 def edited_trajectory(attempt: int) -> str:
@@ -76,6 +74,13 @@ class EditArtifacts:
         """What of the captured scene moves with which part of the control."""
         self.carried_views = root / "carried"
         """The carried views, at the photos' resolution."""
+
+    def note_quality(self, step: int, quality: float) -> list[tuple[int, float]]:
+        """Keep the PSNR of the field of the photos at a training step; what is kept of the steps up to it."""
+        known = {int(number): value for number, value in _read_json(self.root / "quality.json").items()}
+        known = {number: value for number, value in known.items() if number < step} | {step: quality}
+        write_json(self.root / "quality.json", {str(number): value for number, value in known.items()})
+        return sorted(known.items())
 
     def previews(self, interval: int) -> Path:
         """Folder of the edited views as they looked when an interval extracted their queries."""

@@ -23,13 +23,11 @@ class Task(StrEnum):
     """What a training step does besides training the field."""
 
     INVERT = "invert"
-    """Invert a chunk of source views by one timestep (the field trains on the source photos)."""
+    """Invert a chunk of source or carried views by one timestep (the field trains on the source photos)."""
     SOURCE = "source"
     """Nothing: the field trains on the source photos."""
     CARRY = "carry"
     """Render a chunk of views of the carried field (the field goes on training on the source photos)."""
-    INVERT_CARRIED = "invert-carried"
-    """Invert a chunk of carried views by one timestep, under the target prompt and control."""
     DENOISE = "denoise"
     """Advance a chunk of edited views by one timestep, guided where a QNeRF has been fitted."""
     LOOK_AHEAD = "look-ahead"
@@ -70,6 +68,8 @@ class Slice:
     """Whether this is the first step of its stage."""
     last: bool = False
     """Whether this is the last step of its stage."""
+    step: int = 0
+    """The training step."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class PlanConfig:
     chunk: int = 8
     """Views in one slice."""
     source_iterations: int = 500
-    """Training steps on the source photos after the inversion."""
+    """Training steps on the source photos alone, at most."""
     fit_iterations: int = 300
     """Training steps of a QNeRF fit."""
     final_iterations: int = 2000
@@ -111,7 +111,7 @@ class PlanConfig:
     editing: Editing = "diffusion"
     """"carried" takes the carried views for the edited ones, without diffusion."""
     start: Start = "inverted"
-    """What edited views begin from: the noise of the "carried" views, or that of the source views."""
+    """What edited views begin from: the "carried" views, inverted, or the source views ("inverted")."""
     stop: float = 1.0
     """No interval starts after this share of the timesteps."""
     ranks: int = 1
@@ -141,9 +141,9 @@ class Revision:
     step: int
     """The training step that it was asked for at. What all chunks of views have to do at the timestep at hand is
     finished first."""
-    kind: Literal["finish", "again"]
-    """"finish" decodes the edited views as they are and goes to the final field; "again" edits once more, from the
-    inverted views on."""
+    kind: Literal["photos", "finish", "again"]
+    """"photos" ends the training on the source photos; "finish" decodes the edited views as they are and goes to the
+    final field; "again" edits once more, from the inverted views on."""
 
 
 @dataclass(frozen=True)
@@ -217,6 +217,12 @@ class Plan:
         number = min(bisect_right(bounds, step), len(bounds) - 1)
         return range(bounds[number - 1], bounds[number])
 
+    def decay_steps(self, step: int) -> int:
+        """Training steps over which the learning rate decays around `step`. A revision that ends the training on the
+        photos leaves the decay as it was: a run that resumes before it must train as before."""
+        span = self.training_span(step)
+        return len(span) if span.start > 0 else len(Plan(self.config).training_span(0))
+
     def at(self, step: int, rank: int = 0) -> Slice:
         """What training step `step` does in the process `rank`.
 
@@ -242,24 +248,27 @@ class Plan:
             stage.fitted,
             first=offset == 0,
             last=offset == stage.length - 1,
+            step=step,
         )
 
     def _sliced(self, task: Task, interval: int, indices: range, attempt: int = 0, fitted: int | None = None) -> Stage:
         return Stage(task, interval, tuple(indices), len(indices) * self.rounds, attempt, fitted)
 
     def _stages(self) -> Iterator[Stage]:
-        noisier = range(self.config.num_steps - 1, -1, -1)
-        if self.config.editing == "diffusion":
-            yield self._sliced(Task.INVERT, 0, noisier)
-        if self.config.source_iterations > 0:
-            yield Stage(Task.SOURCE, 0, (), self.config.source_iterations)
-        if self.config.editing == "carried":
+        config = self.config
+        inversion = self._sliced(Task.INVERT, 0, range(config.num_steps - 1, -1, -1))
+        carried = config.start == "carried" or config.editing == "carried"
+        if not carried:
+            yield inversion
+        if config.source_iterations > 0:
+            yield Stage(Task.SOURCE, 0, (), config.source_iterations)
+        if carried:
             yield self._sliced(Task.CARRY, 0, range(1))
+        if config.editing == "carried":
             yield from self._end(0, 0, 0, None)
             return
-        if self.config.start == "carried":
-            yield self._sliced(Task.CARRY, 0, range(1))
-            yield self._sliced(Task.INVERT_CARRIED, 0, noisier)
+        if carried:
+            yield inversion
         yield from self._attempt(0, 0)
 
     def _attempt(self, attempt: int, interval: int) -> Iterator[Stage]:
@@ -287,6 +296,8 @@ class Plan:
 
     def _revised(self, stages: tuple[Stage, ...], revision: Revision) -> tuple[Stage, ...]:
         """Stages up to a revision, and what it puts instead of the others."""
+        if revision.kind == "photos":
+            return self._without_rest_of_photos(stages, revision.step)
         kept: list[Stage] = []
         start = 0
         for stage in stages:
@@ -301,8 +312,7 @@ class Plan:
             start += stage.length
         if self.config.editing == "carried":
             raise ValueError("the views are carried, not edited by diffusion models; there is nothing to steer")
-        started = Task.INVERT_CARRIED if self.config.start == "carried" else Task.INVERT
-        inverted = sum(len(stage.indices) for stage in kept if stage.task == started)
+        inverted = sum(len(stage.indices) for stage in kept if stage.task == Task.INVERT)
         if inverted < self.config.num_steps:
             raise ValueError("the views are still being inverted; nothing is edited yet")
         last = kept[-1]
@@ -316,3 +326,13 @@ class Plan:
         fits = [stage.interval for stage in kept if stage.task == Task.FIT and stage.attempt == last.attempt]
         interval = edited[-1].interval if last.task == Task.DENOISE else edited[-1].interval + 1
         return (*kept, *self._end(last.attempt, interval, edited[-1].indices[-1] + 1, fits[-1] if fits else None))
+
+    @staticmethod
+    def _without_rest_of_photos(stages: tuple[Stage, ...], step: int) -> tuple[Stage, ...]:
+        """The stages, with that of training on the photos ended before `step`."""
+        start = 0
+        for number, stage in enumerate(stages):
+            if stage.task == Task.SOURCE and start < step < start + stage.length:
+                return (*stages[:number], replace(stage, length=step - start), *stages[number + 1 :])
+            start += stage.length
+        raise ValueError(f"the field is not trained on the photos alone at training step {step}")

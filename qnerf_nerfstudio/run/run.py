@@ -4,6 +4,7 @@ import gc
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -23,11 +24,14 @@ from qnerf_nerfstudio.deformation.deformation import Deformation
 from qnerf_nerfstudio.deformation.motion import Motion
 from qnerf_nerfstudio.diffusion.conditions import Prompts
 from qnerf_nerfstudio.field.grids import surface_points
-from qnerf_nerfstudio.field.model import QNerfModel
+from qnerf_nerfstudio.field.model import Look, QNerfModel
 from qnerf_nerfstudio.run.manifest import Attempt
 from qnerf_nerfstudio.run.plan import Revision
 from qnerf_nerfstudio.run.prepare import PreparedRun
 from qnerf_nerfstudio.run.slices import SliceRunner
+
+Scene = Literal["captured", "carried", "edited"]
+"""What there is to see of a run: the field of the photos, that field through the motion, or the field as it is now."""
 
 POINT_ROWS = 32
 """Rows of rays per view whose ends become the sparse points of the edited dataset."""
@@ -136,6 +140,28 @@ class EditRun:
     def _density(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
         return self.model.field.density_fn(points.to(self.model.device))[..., 0].float().cpu()
 
+    def look(self, scene: Scene) -> Look | None:
+        """What shows a scene; None: the field as it is now.
+
+        Raises:
+            ValueError: There is no such scene, or not yet.
+        """
+        if scene == "edited":
+            return None
+        # The field is that of the photos until the first fit, which keeps it.
+        kept = self.artifacts.source_field
+        weights = kept.load() if kept.path.exists() else {}
+        weights = {name: value.to(self.model.device) for name, value in weights.items()}
+        if scene == "captured":
+            return Look(weights)
+        if self.prepared.motion is None:
+            raise ValueError("no view is carried: the run begins from the photos")
+        if not self.artifacts.anatomy.path.exists():
+            raise ValueError("what moves is read off the field of the photos when that is trained")
+        if self.deformation is None:
+            raise ValueError("the field of the photos does not show what moves")
+        return Look(weights, self.deformation)
+
     def unload(self) -> None:
         """Free the diffusion models; another attempt loads them again."""
         self._editor = self._slices = self._attempt = None
@@ -178,6 +204,7 @@ class EditRun:
             plan=self.plan,
             artifacts=prepared.artifacts,
             prompts=Prompts(*map(editor.encode_prompt, (edit.source_prompt, edit.prompt, edit.negative_prompt))),
+            carried_prompt=editor.encode_prompt(edit.prompt),
             source_controls=prepared.projected.source,
             target_controls=prepared.projected.target,
             names=prepared.capture.names,

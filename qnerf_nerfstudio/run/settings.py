@@ -30,7 +30,7 @@ class RunSettings:
     chunk: int = 4
     """Views that go through the diffusion models at once: more are faster and take more memory."""
     source_iterations: int = 2000
-    """Training steps on the source photos after the inversion."""
+    """Training steps on the source photos alone, at most; they end early where held-out photos gain nothing."""
     fit_iterations: int = 500
     """Training steps of each QNeRF fit."""
     final_iterations: int = 15000

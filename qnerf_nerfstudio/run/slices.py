@@ -5,7 +5,7 @@ doing it again would give the same files: a run that goes on passes over those t
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from qnerf_nerfstudio.common.console import CONSOLE
-from qnerf_nerfstudio.diffusion.conditions import Prompts, QueryTargets, SourceBranch
+from qnerf_nerfstudio.diffusion.conditions import Prompts, QueryTargets, SourceBranch, TextStates
 from qnerf_nerfstudio.diffusion.queries import CodecFit, Extraction
-from qnerf_nerfstudio.run.artifacts import CARRIED, SOURCE, EditArtifacts, edited_trajectory, look_ahead_trajectory
+from qnerf_nerfstudio.run.artifacts import SOURCE, EditArtifacts, edited_trajectory, look_ahead_trajectory
 from qnerf_nerfstudio.run.plan import Plan, Slice
 
 if TYPE_CHECKING:  # diffusers stays out of ns-* start-up
@@ -36,6 +36,8 @@ class SliceRunner:
     """The run's edit/ folder."""
     prompts: Prompts
     """Encoded prompts."""
+    carried_prompt: TextStates
+    """Encoded prompt that describes carried views: the edit's target prompt, whatever further attempts ask for."""
     source_controls: Float[Tensor, "V 3 H W"]
     """Control images of the captured scene."""
     target_controls: Float[Tensor, "V 3 H W"]
@@ -57,35 +59,36 @@ class SliceRunner:
     def _latents(self, trajectory: str, index: int, chunk: int) -> Tensor:
         return self.artifacts.latents(trajectory, index, chunk).load()["latents"].to(self.editor.device)
 
+    def _begins_carried(self, chunk: int) -> bool:
+        """Whether editing begins from carried views, which show the edited scene."""
+        return self.artifacts.carried(chunk).path.exists()
+
     def _source(self, index: int, chunk: int) -> SourceBranch:
-        return SourceBranch(self._latents(SOURCE, index, chunk), self._controls(chunk, target=False))
+        controls = self._controls(chunk, target=self._begins_carried(chunk))
+        return SourceBranch(self._latents(SOURCE, index, chunk), controls)
+
+    def _prompts(self, chunk: int) -> Prompts:
+        """The prompts, with what describes the views that editing begins from as that of the source branch."""
+        return replace(self.prompts, source=self.carried_prompt) if self._begins_carried(chunk) else self.prompts
 
     def _edited(self, item: Slice) -> Tensor:
-        """Latents of the edited views before a slice; they start from the inverted noise of carried or source views."""
-        if item.index > 0:
-            return self._latents(edited_trajectory(item.attempt), item.index, item.chunk)
-        carried = self.artifacts.latents(CARRIED, 0, item.chunk).path.exists()
-        return self._latents(CARRIED if carried else SOURCE, 0, item.chunk)
+        """Latents of the edited views before a slice; they start from inverted noise."""
+        trajectory = edited_trajectory(item.attempt) if item.index > 0 else SOURCE
+        return self._latents(trajectory, item.index, item.chunk)
 
-    def encode(self, trajectory: str, chunk: int, images: Float[Tensor, "V 3 H W"]) -> None:
+    def encode(self, chunk: int, images: Float[Tensor, "V 3 H W"]) -> None:
         """Encode source or carried views of a chunk: the clean end of their trajectory."""
-        self.artifacts.latents(trajectory, self.editor.num_steps, chunk).save({"latents": self.editor.encode(images)})
+        self.artifacts.latents(SOURCE, self.editor.num_steps, chunk).save({"latents": self.editor.encode(images)})
 
     def invert(self, item: Slice) -> None:
-        """One inversion step of a chunk of source views."""
-        self._invert(SOURCE, item, self.prompts.source, self._controls(item.chunk, target=False))
-
-    def invert_carried(self, item: Slice) -> None:
-        """One inversion step of a chunk of carried views, which show the edited scene."""
-        self._invert(CARRIED, item, self.prompts.target, self._controls(item.chunk, target=True))
-
-    def _invert(self, trajectory: str, item: Slice, prompt: Tensor, controls: Tensor) -> None:
-        noisier = self.artifacts.latents(trajectory, item.index, item.chunk)
+        """One inversion step of a chunk of source or carried views."""
+        noisier = self.artifacts.latents(SOURCE, item.index, item.chunk)
         if noisier.path.exists():
             return
-        cleaner = self._latents(trajectory, item.index + 1, item.chunk)
+        cleaner = self._source(item.index + 1, item.chunk)
+        prompt = self._prompts(item.chunk).source
         stepped = self._finite(
-            lambda: self.editor.invert_step(cleaner, item.index, prompt, controls), "the latents", item
+            lambda: self.editor.invert_step(cleaner.latents, item.index, prompt, cleaner.controls), "the latents", item
         )
         noisier.save({"latents": stepped})
 
@@ -115,7 +118,7 @@ class SliceRunner:
         stepped = self.editor.denoise_step(
             latents,
             item.index,
-            self.prompts,
+            self._prompts(item.chunk),
             self._controls(item.chunk, target=True),
             self._source(item.index, item.chunk),
             targets,
@@ -169,7 +172,9 @@ class SliceRunner:
     def _extract(self, latents: Tensor, item: Slice) -> Extraction:
         controls, source = self._controls(item.chunk, target=True), self._source(item.index, item.chunk)
         return self._finite(
-            lambda: self.editor.extract(latents, item.index, self.prompts, controls, source), "the queries", item
+            lambda: self.editor.extract(latents, item.index, self._prompts(item.chunk), controls, source),
+            "the queries",
+            item,
         )
 
     def _finite(self, compute: Callable[[], Result], what: str, item: Slice) -> Result:

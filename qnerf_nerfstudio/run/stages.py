@@ -10,31 +10,55 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float
+from nerfstudio.utils import comms
 from torch import Tensor
 from torch.nn import functional as F
 
 from qnerf_nerfstudio.capture.capture import Capture
 from qnerf_nerfstudio.capture.edited_dataset import write_dataset
 from qnerf_nerfstudio.capture.paths import transforms_path
+from qnerf_nerfstudio.common import ranks
 from qnerf_nerfstudio.common.console import CONSOLE
 from qnerf_nerfstudio.diffusion.conditions import QueryTargets
 from qnerf_nerfstudio.diffusion.queries import QueryCodec
 from qnerf_nerfstudio.field.datamanager import Targets
 from qnerf_nerfstudio.field.grids import relative_errors, render_codes, render_grid, render_over
-from qnerf_nerfstudio.run.artifacts import CARRIED, SOURCE
-from qnerf_nerfstudio.run.plan import Slice, Stage, Task
+from qnerf_nerfstudio.run.plan import Revision, Slice, Stage, Task
 from qnerf_nerfstudio.run.run import EditRun
 
-QUALITY_VIEWS = 3
-"""Views by which the field of the photos is judged before it is carried."""
+JUDGED_VIEWS, JUDGED_PIXELS = 3, 1500
+"""Views by which the field of the photos is judged, and pixels of each."""
+JUDGED_EVERY, PATIENCE = 250, 500
+"""Training steps between two judgements, and those in which the field has to gain WORTHWHILE."""
+WORTHWHILE = 0.2
+"""Gain in dB that is worth PATIENCE more training steps."""
 
 
 def _invert(run: EditRun, item: Slice) -> None:
-    slices, capture = run.slices(item.attempt), run.prepared.capture
+    slices, carried = run.slices(item.attempt), run.artifacts.carried(item.chunk)
     if item.index == run.plan.config.num_steps - 1:
-        photos = capture.photos(run.plan.view_indices(item.chunk), run.prepared.projected.size)
-        slices.encode(SOURCE, item.chunk, photos)
+        if carried.path.exists():
+            images = carried.load()["images"]
+        else:
+            images = run.prepared.capture.photos(run.plan.view_indices(item.chunk), run.prepared.projected.size)
+        slices.encode(item.chunk, images)
     slices.invert(item)
+
+
+def _source(run: EditRun, item: Slice) -> None:
+    """Judge the field of the photos now and then, and end its training where it gets no better."""
+    offset = item.step - run.plan.starts[run.plan.stage_at(item.step)]
+    if offset == 0 or offset % JUDGED_EVERY or item.last:
+        return
+    # It is the same field in all processes; one of them decides.
+    enough = False
+    if comms.is_main_process():
+        history = run.artifacts.note_quality(item.step, photos_quality(run))
+        before = [quality for step, quality in history if step <= item.step - PATIENCE]
+        enough = bool(before) and history[-1][1] < max(before) + WORTHWHILE
+    if ranks.broadcast(enough, run.model.device):
+        run.revise(Revision(item.step + 1, "photos"))
+        CONSOLE.print(f"The field of the photos gets no better: its training ends after {offset} steps.")
 
 
 def _carry(run: EditRun, item: Slice) -> Path | None:
@@ -50,15 +74,6 @@ def _carry(run: EditRun, item: Slice) -> Path | None:
         return None
     run.artifacts.carried(item.chunk).save({"images": images})
     return run.write_views(run.artifacts.carried_views, item.chunk, images)
-
-
-def _invert_carried(run: EditRun, item: Slice) -> None:
-    carried, slices = run.artifacts.carried(item.chunk), run.slices(item.attempt)
-    if not carried.path.exists():
-        return
-    if item.index == run.plan.config.num_steps - 1:
-        slices.encode(CARRIED, item.chunk, carried.load()["images"])
-    slices.invert_carried(item)
 
 
 def _denoise(run: EditRun, item: Slice) -> None:
@@ -100,10 +115,9 @@ class StageWork:
 
 
 STAGES = {
-    Task.INVERT: StageWork("inversion of the source views", _invert),
-    Task.SOURCE: StageWork("field on the source photos"),
+    Task.INVERT: StageWork("inversion of the views", _invert),
+    Task.SOURCE: StageWork("field on the source photos", _source),
     Task.CARRY: StageWork("carried views", _carry),
-    Task.INVERT_CARRIED: StageWork("inversion of the carried views", _invert_carried),
     Task.DENOISE: StageWork("editing, interval {interval}", _denoise),
     Task.LOOK_AHEAD: StageWork(
         "look-ahead, interval {interval}", lambda run, item: run.slices(item.attempt).look_ahead(item)
@@ -138,12 +152,12 @@ def fit_targets(run: EditRun, fitted: int | None, final_images: Path | None = No
     """
     artifacts, capture = run.artifacts, run.prepared.capture
     folder = final_images or (None if fitted is None else artifacts.previews(fitted))
-    if folder is None:
-        return Targets()
     masks = run.prepared.projected.influence.masks
     masks = None if masks is None else masks[: capture.num_train]
+    if folder is None:
+        return Targets(drawn_masks=masks)
     images = artifacts.load_views(folder, capture.filenames[: capture.num_train])
-    targets = Targets(images=photos_outside(capture, images, masks), edit_masks=masks)
+    targets = Targets(images=photos_outside(capture, images, masks), edit_masks=masks, drawn_masks=masks)
     if fitted is None:
         return targets
     codec = QueryCodec.from_tensors(artifacts.codec(fitted).load())
@@ -169,17 +183,21 @@ def carried_views(run: EditRun, indices: range) -> Float[Tensor, "V 3 h w"] | No
 
 
 def photos_quality(run: EditRun) -> float:
-    """PSNR in dB of the field of the photos inside the region of influence, over a few held-out views, where there are
-    any, else over the last ones."""
+    """PSNR in dB of the field of the photos inside the region of influence, at pixels of a few held-out views, where
+    there are any, else of the last ones."""
     prepared, count = run.prepared, len(run.prepared.views)
     held_out = count - prepared.capture.num_train
-    indices, size = range(count - min(held_out or count, QUALITY_VIEWS), count), prepared.projected.size
+    indices, size = range(count - min(held_out or count, JUDGED_VIEWS), count), prepared.projected.size
     photos, masks = prepared.capture.photos(indices, size), prepared.projected.influence.masks
-    masks = None if masks is None else masks[indices.start :]
-    squared = (render_over(run.model, prepared.views, indices, photos, masks) - photos).square().mean(1)
-    if masks is not None and masks.any():
-        squared = squared[masks]
-    return -10 * math.log10(float(squared.mean()) + 1e-10)
+    inside = torch.ones(len(photos), *size, dtype=torch.bool) if masks is None else masks[indices.start :]
+    if not inside.any():
+        inside = torch.ones_like(inside)
+    # Always the same pixels, so that judgements can be compared.
+    order = torch.rand(inside.shape, generator=torch.Generator().manual_seed(0)).where(inside, 2.0).flatten(1)
+    last = order.kthvalue(min(JUDGED_PIXELS, order.shape[1]), dim=1, keepdim=True).values
+    chosen = (order <= last).unflatten(1, size) & inside
+    squared = (render_over(run.model, prepared.views, indices, photos, chosen) - photos).square().mean(1)
+    return -10 * math.log10(float(squared[chosen].mean()) + 1e-10)
 
 
 def photos_outside(

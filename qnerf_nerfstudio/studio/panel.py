@@ -21,9 +21,10 @@ from PIL import Image
 from torch import nn
 
 from qnerf_nerfstudio.common.wording import format_duration
-from qnerf_nerfstudio.pages.viser_safety import atomic
+from qnerf_nerfstudio.pages.viser_safety import atomic, plain
 from qnerf_nerfstudio.run.artifacts import EditArtifacts
 from qnerf_nerfstudio.run.progress import Status
+from qnerf_nerfstudio.run.run import Scene
 
 THUMBNAIL = 100
 """Height in pixels of the images in camera frustums, as nerfstudio's."""
@@ -84,6 +85,9 @@ class EditPanel(nn.Module):
         self.cameras = ViewerDropdown(
             "Cameras show", "edited", ["source", "control", "edited"], cb_hook=lambda _: self._show_all()
         )
+        self.chosen_scene = ViewerDropdown[Scene](
+            "Scene shows", "edited", ["captured", "carried", "edited"], cb_hook=lambda _: self.show_scene()
+        )
         self.editing_off = ViewerButton("Pause editing", cb_hook=lambda _: self._pause(True))
         self.editing_on = ViewerButton("Continue editing", cb_hook=lambda _: self._pause(False), visible=False)
         self.finish = ViewerButton("Keep views, train final NeRF now", cb_hook=lambda _: self._ask(Request("finish")))
@@ -91,20 +95,40 @@ class EditPanel(nn.Module):
         self.new_guidance_scale = ViewerSlider("Guidance scale", guidance_scale, 1.0, max(15.0, guidance_scale), 0.5)
         self.restart = ViewerButton("Edit again with these", cb_hook=lambda _: self._ask_again())
         self._request: Request | None = None
+        self._choose_scene: Callable[[Scene], None] | None = None
+        self._note = ""
         self._trainer: Trainer | None = None
         self._artifacts: EditArtifacts | None = None
         self._photos: list[Path] = []
         self._edited: dict[int, Path] = {}
 
-    def connect(self, trainer: Trainer, artifacts: EditArtifacts, photos: list[Path]) -> None:
+    def connect(
+        self,
+        trainer: Trainer,
+        artifacts: EditArtifacts,
+        photos: list[Path],
+        choose_scene: Callable[[Scene], None],
+    ) -> None:
         """Begin.
 
         Args:
             trainer: The trainer, whose viewer shows the panel.
             artifacts: The run's edit/ folder.
             photos: Photos of the training views.
+            choose_scene: Lets the viewer render a scene; a ValueError says why it cannot.
         """
         self._trainer, self._artifacts, self._photos = trainer, artifacts, photos
+        self._choose_scene = choose_scene
+
+    def show_scene(self) -> None:
+        """Let the viewer render the scene that is chosen, now that it or the run has changed."""
+        if self._choose_scene is None:
+            return
+        scene, self._note = self.chosen_scene.value, ""
+        try:
+            self._choose_scene(scene)
+        except ValueError as error:
+            self._note = plain(f"Nothing {scene} to see: {error}.")
 
     def take_request(self) -> Request | None:
         """What was asked for since the last call."""
@@ -117,6 +141,8 @@ class EditPanel(nn.Module):
         lines.append(f"{status.timestep or 'field training'}, {100 * status.share:.0f} % of the stage")
         if status.left is not None:
             lines.append(f"about {format_duration(status.left)} left")
+        if self._note:
+            lines.append(self._note)
         self.activity.content = "  \n".join(lines)
 
     def say(self, text: str) -> None:

@@ -36,7 +36,7 @@ from qnerf_nerfstudio.run.manifest import Attempt
 from qnerf_nerfstudio.run.plan import Revision, Stage, Task
 from qnerf_nerfstudio.run.prepare import PreparedRun, prepare
 from qnerf_nerfstudio.run.progress import Progress, finished_panel
-from qnerf_nerfstudio.run.run import EditRun
+from qnerf_nerfstudio.run.run import EditRun, Scene
 from qnerf_nerfstudio.run.settings import RunSettings
 from qnerf_nerfstudio.run.stages import STAGES, describe
 from qnerf_nerfstudio.studio.panel import EditPanel
@@ -161,7 +161,7 @@ class QNerfPipeline(VanillaPipeline):
         self._progress.load(prepared.artifacts, trainer._start_step)
         self._set_length(trainer, prepared)
         photos = prepared.capture.filenames[: prepared.capture.num_train]
-        self.editing.connect(trainer, prepared.artifacts, photos)
+        self.editing.connect(trainer, prepared.artifacts, photos, self._choose_scene)
         if comms.is_main_process():
             CONSOLE.print(str(prepared), soft_wrap=True, markup=False)
             CONSOLE.print(f"If it stops, go on with: {resume_command(trainer.config)}", soft_wrap=True, markup=False)
@@ -311,12 +311,19 @@ class QNerfPipeline(VanillaPipeline):
         else:
             model.objective, model.stage_start = targets.objective, span.start
         if fresh or resumed:
-            trainer.optimizers = self._stage_optimizers(trainer, len(span), resumed)
+            trainer.optimizers = self._stage_optimizers(trainer, run.plan.decay_steps(step), resumed)
         if stage.task == Task.FINAL:
             run.unload()
             if len(self.datamanager.eval_dataset) > 0:
                 # The held-out photos were cached when the run began; now their edited views count.
                 self.datamanager.setup_eval()
+        self.editing.show_scene()
+
+    def _choose_scene(self, scene: Scene) -> None:
+        """Let the viewer render a scene of the run."""
+        assert self._run is not None
+        self._qnerf.look = None
+        self._qnerf.look = self._run.look(scene)
 
     def _initial_weights(self, run: EditRun, stage: Stage) -> dict[str, Tensor]:
         """Weights that a fit, the final field or another attempt starts from; none where it goes on with those that are

@@ -55,7 +55,7 @@ def test_stages_start_from_the_weights_they_are_given(model: QNerfModel) -> None
 
 
 def test_looking_at_the_field_does_not_change_its_training(model: QNerfModel) -> None:
-    kept = {"version": __version__, "from_scratch": True}
+    kept = {"version": __version__, "from_scratch": True, "near_plane": 0.2, "far_plane": 9.0, "anneal": 0.5}
     model.set_extra_state({**kept, "steps_since_update": 3, "step": 5})
     model.eval()
     model.get_outputs(rays())

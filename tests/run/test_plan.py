@@ -35,7 +35,7 @@ def test_every_view_goes_through_every_timestep_once(plan: Plan) -> None:
     done: Counter = Counter()
     order: dict[tuple[Task, int], list[int]] = {}
     for item in (plan.at(step, rank) for step in range(plan.total) for rank in range(plan.config.ranks)):
-        if item.task in (Task.INVERT, Task.CARRY, Task.INVERT_CARRIED, Task.DENOISE, Task.DECODE):
+        if item.task in (Task.INVERT, Task.CARRY, Task.DENOISE, Task.DECODE):
             for view in plan.view_indices(item.chunk):
                 done[item.task, view, item.index] += 1
                 order.setdefault((item.task, view), []).append(item.index)
@@ -44,7 +44,6 @@ def test_every_view_goes_through_every_timestep_once(plan: Plan) -> None:
         assert order[Task.INVERT, view] == list(reversed(steps))
         carried = plan.config.start == "carried"
         assert order.get((Task.CARRY, view)) == ([0] if carried else None)
-        assert order.get((Task.INVERT_CARRIED, view)) == (list(reversed(steps)) if carried else None)
         assert order[Task.DENOISE, view] == list(steps)
         assert order[Task.DECODE, view] == [plan.config.num_steps]
     assert set(done.values()) == {1}
@@ -222,8 +221,28 @@ def test_carried_views_alone_need_no_diffusion() -> None:
 
 def test_views_are_carried_once_the_field_of_the_photos_is_trained() -> None:
     plan = Plan(PlanConfig(num_views=5, num_steps=4, tau=2, chunk=2, start="carried"))
-    assert [stage.task for stage in plan.stages][:4] == [Task.INVERT, Task.SOURCE, Task.CARRY, Task.INVERT_CARRIED]
+    assert [stage.task for stage in plan.stages][:3] == [Task.SOURCE, Task.CARRY, Task.INVERT]
     again = plan.revised(Revision(plan.total - 1, "again"))
-    assert sum(stage.task == Task.INVERT_CARRIED for stage in again.stages) == 1
+    assert sum(stage.task == Task.INVERT for stage in again.stages) == 1
     with pytest.raises(ValueError, match="still being inverted"):
-        plan.revised(Revision(plan.starts[4] - 1 - plan.rounds, "again"))
+        plan.revised(Revision(plan.starts[3] - 1 - plan.rounds, "again"))
+
+
+@given(plans(), st.data())
+@settings(deadline=None, max_examples=60)
+def test_training_on_the_photos_ends_early_and_all_else_stays(plan: Plan, data: st.DataObject) -> None:
+    number = next((n for n, stage in enumerate(plan.stages) if stage.task == Task.SOURCE and stage.length > 1), None)
+    if number is None:
+        return
+    start, stage = plan.starts[number], plan.stages[number]
+    step = data.draw(st.integers(start + 1, start + stage.length - 1))
+    revised = plan.revised(Revision(step, "photos"))
+    assert revised.at(step - 1).task == Task.SOURCE and revised.at(step - 1).last
+    assert revised.stages[:number] == plan.stages[:number] and revised.stages[number + 1 :] == plan.stages[number + 1 :]
+    assert revised.total == plan.total - (start + stage.length - step)
+    # A run that resumes before that step trains on as it did.
+    assert all(revised.decay_steps(at) == plan.decay_steps(at) for at in range(step))
+    assert revised.decay_steps(revised.total - 1) == plan.decay_steps(plan.total - 1)
+    for wrong in (start, start + stage.length, plan.total - 1):
+        with pytest.raises(ValueError, match="not trained on the photos alone"):
+            plan.revised(Revision(wrong, "photos"))

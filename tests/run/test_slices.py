@@ -22,6 +22,7 @@ def runner(editor: ControlNetEditor, folder: Path) -> slices.SliceRunner:
         plan=Plan(PlanConfig(num_views=2, num_steps=8, chunk=2)),
         artifacts=EditArtifacts(folder),
         prompts=Prompts(text, text, text),
+        carried_prompt=text,
         source_controls=controls,
         target_controls=controls,
         names=["first.png", "second.png"],
@@ -47,7 +48,7 @@ def test_numbers_that_go_wrong_are_computed_once_more_in_float32(
         return prediction
 
     monkeypatch.setattr(editor, "_predict", broken)
-    run.encode(SOURCE, 0, torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)))
+    run.encode(0, torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)))
     item = run.plan.at(0)
     assert item.task == Task.INVERT
     if len(broken_in) == 1:
@@ -64,7 +65,7 @@ def test_numbers_that_go_wrong_are_computed_once_more_in_float32(
 def test_a_run_that_goes_on_passes_over_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     editor = make_editor(tmp_path)
     run = runner(editor, tmp_path / "edit")
-    run.encode(SOURCE, 0, torch.rand(2, 3, 16, 16))
+    run.encode(0, torch.rand(2, 3, 16, 16))
     item = run.plan.at(0)
     run.invert(item)
     monkeypatch.setattr(editor, "invert_step", lambda *_: pytest.fail("done again"))

@@ -25,7 +25,7 @@ def test_edited_views_begin_from_carried_ones(begun_carried: Path) -> None:
     edit = begun_carried / "edit"
     assert len(list((edit / "carried").glob("*.png"))) == len(list((edit / "images").glob("*.png"))) == 10
     # The noise at the start, five timesteps on the way to it, and the encoded views.
-    assert len(list((edit / "latents/carried").iterdir())) == 2 * 7
+    assert len(list((edit / "latents/source").iterdir())) == 2 * 7
 
 
 def test_a_run_that_is_killed_among_carried_views_ends_as_one_that_is_not(
@@ -34,8 +34,8 @@ def test_a_run_that_is_killed_among_carried_views_ends_as_one_that_is_not(
     options = [*edited_by(tiny_editor), "--pipeline.edit", capture / "edit-boxes.json", *BOXES]
     begin = ["qnerf-edit-tiny", "--data", capture, *where(tmp_path), "--steps-per-save", "5", *SHORT, *options]
     resume = [*begin, "--load-dir", tmp_path / RUN / "nerfstudio_models"]
-    # 12 slices of inversion and 5 steps on the photos come first: step 18 carries the second chunk, 23 inverts it.
-    for step, words in ((18, begin), (23, resume)):
+    # 5 steps on the photos come first: step 6 carries the second chunk, 11 inverts it.
+    for step, words in ((6, begin), (11, resume)):
         code, output = script(KILLED_TRAIN, list(map(str, (step, "write", *words))))
         assert code == -signal.SIGKILL, output[-2000:]
     command("ns-train", *resume)

@@ -10,12 +10,19 @@ from helpers.captures import small_capture
 from helpers.commands import RUN, train
 from helpers.edits import short_edit
 from nerfstudio.scripts import train as train_script
+from torch import Tensor
 
 from qnerf_nerfstudio.capture.capture import read_capture
 from qnerf_nerfstudio.common.images import load_images
 from qnerf_nerfstudio.controls.projection import project_edit
 from qnerf_nerfstudio.edit.reading import load_edit
+from qnerf_nerfstudio.run import stages
+from qnerf_nerfstudio.run.plan import Task
+from qnerf_nerfstudio.run.progress import Status
+from qnerf_nerfstudio.run.run import EditRun
 from qnerf_nerfstudio.studio.panel import EditPanel, Request
+from qnerf_nerfstudio.studio.pipeline import QNerfPipeline
+from qnerf_nerfstudio.studio.trainer import QNerfTrainer
 from qnerf_nerfstudio.toy.training.evaluate import load_trained
 
 
@@ -69,6 +76,62 @@ def test_an_edit_is_finished_early_and_made_again(
         steered(capture, tiny_editor, tmp_path, monkeypatch, {})
     assert "is finished" in capsys.readouterr().out.replace("\n", " ")
     assert checkpoint.exists()
+
+
+def test_training_on_the_photos_ends_where_held_out_photos_gain_nothing(
+    capture: Path, tiny_editor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = short_edit(capture, tmp_path, 6, tiny_editor)
+    config.pipeline.source_iterations = 20
+    for name, value in (("JUDGED_EVERY", 4), ("PATIENCE", 8), ("WORTHWHILE", 100.0)):
+        monkeypatch.setattr(stages, name, value)
+    train_script.main(config)
+    # Steps 0 to 5 invert. The field is judged before its steps 4, 8 and 12, when 8 steps have gained no 100 dB.
+    manifest = json.loads((tmp_path / RUN / "edit/manifest.json").read_text())
+    assert [(each["kind"], each["step"]) for each in manifest["revisions"]] == [("photos", 6 + 13)]
+    quality = json.loads((tmp_path / RUN / "edit/quality.json").read_text())
+    assert list(quality) == ["10", "14", "18"] and all(0 < value < 60 for value in quality.values())
+    checkpoint = next((tmp_path / RUN / "nerfstudio_models").glob("*.ckpt"))
+    # nerfstudio's loop sees one step later that it is to stop.
+    assert int(checkpoint.stem.removeprefix("step-")) == 6 + 13 + 6 + 3 + 2 + 2 * 4 + 1 + 8
+    assert len(list((tmp_path / RUN / "edit/images").iterdir())) == 8
+
+
+def test_the_viewer_shows_the_scene_that_is_chosen(
+    capture: Path, tiny_editor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = short_edit(capture, tmp_path, 6, tiny_editor)
+    config.pipeline.start, config.pipeline.edit = "carried", capture / "edit-boxes.json"
+    seen: dict[str, list[dict[str, Tensor]]] = {}
+    show = QNerfPipeline._run_slice
+
+    def look(pipeline: QNerfPipeline, run: EditRun, trainer: QNerfTrainer, step: int) -> None:
+        show(pipeline, run, trainer, step)
+        item, task = run.plan.at(step), run.plan.at(step).task
+        if task not in (Task.SOURCE, Task.FIT, Task.FINAL) or task in seen or (task == Task.FINAL and not item.last):
+            return
+        panel, model, shown = pipeline.editing, pipeline._qnerf, seen.setdefault(task, [])
+        before = {name: value.clone() for name, value in model.named_parameters()}
+        for scene in ("captured", "carried", "edited"):
+            panel.chosen_scene.default_value = scene
+            panel.show_scene()
+            panel.show(Status(1, 2, "a stage", "", 0.5, None, None))
+            assert ("trained" in panel.activity.content) == (scene == "carried" and task == Task.SOURCE)
+            pipeline.eval()
+            shown.append(model.get_outputs_for_camera(pipeline.datamanager.train_dataset.cameras[:1]))
+            pipeline.train()
+        assert all(torch.equal(before[name], value) for name, value in model.named_parameters())
+
+    monkeypatch.setattr(QNerfPipeline, "_run_slice", look)
+    train_script.main(config)
+    (captured, carried, edited), (captured_late, carried_late, edited_late) = seen["fit"], seen["final"]
+    assert torch.equal(captured["rgb"], edited["rgb"])
+    assert not torch.equal(captured["rgb"], carried["rgb"])
+    assert "certainty" in carried and "certainty" not in captured
+    # How nerfacto places samples on rays changes while a stage is young.
+    torch.testing.assert_close(captured_late["rgb"], captured["rgb"], atol=0.02, rtol=0)
+    torch.testing.assert_close(carried_late["rgb"], carried["rgb"], atol=0.02, rtol=0)
+    assert (edited["rgb"] - edited_late["rgb"]).abs().mean() > 0.01
 
 
 def test_nothing_leaks_out_of_the_region(capture: Path, tiny_editor: Path, tmp_path: Path) -> None:

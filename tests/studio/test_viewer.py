@@ -63,16 +63,7 @@ def test_an_edit_is_watched_steered_and_stays_responsive(page: Page, capture: Pa
             wait_for(lambda: len(list((run / "edit").rglob("*.safetensors"))) > done, page)
 
             # Camera moves are answered while slices run.
-            waits = []
-            for turn in range(3):
-                page.wait_for_timeout(500)
-                moved = time.monotonic()
-                page.mouse.move(250, 350)
-                page.mouse.down()
-                page.mouse.move(310 + 20 * turn, 370, steps=3)
-                page.mouse.up()
-                wait_for(lambda moved=moved: frames.renders and frames.renders[-1] > moved, page, 30)
-                waits.append(frames.renders[-1] - moved)
+            waits = [answer(page, frames, 310 + 20 * turn) for turn in range(3)]
             assert max(waits) < ANSWER, waits
 
             # The queries are an output like any other.
@@ -81,6 +72,12 @@ def test_an_edit_is_watched_steered_and_stays_responsive(page: Page, capture: Pa
             seen = len(frames.renders)
             wait_for(lambda: len(frames.renders) > seen, page, 30)
             page.screenshot(path=tmp_path / "queries.png")
+
+            # The scene can be chosen, too; why it is not there yet stands in the status.
+            choose(page, "Scene shows", "carried")
+            page.get_by_text("Nothing carried to see").wait_for()
+            choose(page, "Scene shows", "captured")
+            page.get_by_text("Nothing carried to see").wait_for(state="hidden")
 
             # A frustum shows the photo first, then the edited view.
             photo = frames.frustums[b"first"][0]
@@ -99,6 +96,18 @@ def test_an_edit_is_watched_steered_and_stays_responsive(page: Page, capture: Pa
     manifest = json.loads((run / "edit/manifest.json").read_text())
     assert [each["kind"] for each in manifest["revisions"]] == ["finish"]
     assert (run / "report.html").exists()
+
+
+def answer(page: Page, frames: Frames, x: int) -> float:
+    """Seconds until a camera move, dragged to column `x` of the page, is answered."""
+    page.wait_for_timeout(500)
+    moved = time.monotonic()
+    page.mouse.move(250, 350)
+    page.mouse.down()
+    page.mouse.move(x, 370, steps=3)
+    page.mouse.up()
+    wait_for(lambda: frames.renders and frames.renders[-1] > moved, page, 30)
+    return frames.renders[-1] - moved
 
 
 def reachable(port: int) -> bool:

@@ -187,7 +187,13 @@ def train_denoiser(config: TrainEditorConfig, models: ModelSet, console: Console
         save_state(path, parts, average, optimizer, budget.progress(step))
         console.print(f"denoiser step {budget.line(step)}, loss {value:.4f}")
 
-    while (share := budget.share(step)) < 1:
+    while True:
+        # The share first: a checkpoint of the last step must not state less time than what ended the training.
+        share = budget.share(step)
+        if curve.losses and (share >= 1 or step % config.report_every == 0):
+            report()
+        if share >= 1:
+            return before, budget.progress(step)
         pool.grow_to(pairs_after(step, config.denoiser_batch, config.pool, device))
         seed = config.seed * 104_729 + step
         generator = torch.Generator(device).manual_seed(seed)
@@ -213,11 +219,6 @@ def train_denoiser(config: TrainEditorConfig, models: ModelSet, console: Console
             update_average(average[name], parts[name], step)
         step += 1
         curve.losses.append(loss.detach())
-        if step % config.report_every == 0:
-            report()
-    if curve.losses:
-        report()
-    return before, budget.progress(step)
 
 
 class Curve:
