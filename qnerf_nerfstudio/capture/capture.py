@@ -18,6 +18,7 @@ from qnerf_nerfstudio.capture.check import check_capture
 from qnerf_nerfstudio.capture.coordinates import dataset_to_scene
 from qnerf_nerfstudio.capture.paths import transforms_path
 from qnerf_nerfstudio.capture.photos import EditedDataset
+from qnerf_nerfstudio.capture.table import disjoint, with_frame_cameras
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.common.images import resample
 
@@ -107,7 +108,8 @@ def read_capture(data: Path) -> Capture:
     """
     check_capture(data)
     parser = NerfstudioDataParserConfig(data=data).setup()
-    training, held_out = (parser.get_dataparser_outputs(split) for split in ("train", "val"))
+    splits = disjoint(*(parser.get_dataparser_outputs(split) for split in ("train", "val")))
+    training, held_out = (with_frame_cameras(split, data) for split in splits)
     return Capture(data, EditedDataset(training), EditedDataset(held_out), dataset_to_scene(training, data))
 
 
@@ -124,7 +126,7 @@ def sparse_points(data: Path) -> tuple[Float[NDArray, "P 3"], NDArray[np.uint8]]
     """Sparse points in the coordinates of transforms.json and their colours (bytes, [P, 3]), where it names some."""
     transforms = transforms_path(data)
     name = load_from_json(transforms).get("ply_file_path")
-    if name is None or not (transforms.parent / name).exists():
+    if name is None or not (transforms.parent / name).is_file():
         return None
     points = trimesh.load(transforms.parent / name, process=False)
     if not isinstance(points, trimesh.PointCloud) or len(points.vertices) == 0:

@@ -2,20 +2,17 @@
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from nerfstudio.cameras.cameras import CAMERA_MODEL_TO_TYPE, CameraType
-from nerfstudio.data.dataparsers.nerfstudio_dataparser import MAX_AUTO_RESOLUTION
 from numpy.typing import NDArray
-from PIL import Image
 
+from qnerf_nerfstudio.capture.capture_files import CaptureFiles, holders
 from qnerf_nerfstudio.capture.paths import transforms_path
+from qnerf_nerfstudio.capture.table import DISTORTION
 from qnerf_nerfstudio.common.errors import UserError
-from qnerf_nerfstudio.common.files import is_inside
-from qnerf_nerfstudio.common.images import MAX_PIXELS, open_image
 from qnerf_nerfstudio.common.wording import error_text, quoted
 
 LIMIT = 1e9
@@ -24,11 +21,6 @@ SKEW = 0.05
 """How much the axes of a camera may differ in length, as a share of the longest one."""
 CAMERA_MODELS = tuple(name for name, kind in CAMERA_MODEL_TO_TYPE.items() if kind == CameraType.PERSPECTIVE)
 ORIENTATIONS = ("pca", "up", "vertical", "none")
-DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
-FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM")
-"""What a file may be whatever its suffix says."""
-PHOTO_MODES, MASK_MODES = ("L", "RGB", "RGBA"), ("1", "L", "P")
-"""Pixel formats that nerfstudio's dataset reads as what they are."""
 
 
 def check_capture(data: Path, outside_paths: bool = False, downscale: int | None = None) -> None:
@@ -46,9 +38,7 @@ def check_capture(data: Path, outside_paths: bool = False, downscale: int | None
         UserError: Anything is missing, unreadable, out of its range, or does not fit the rest.
     """
     if downscale is not None and downscale < 1:
-        raise UserError(
-            f"--pipeline.datamanager.dataparser.downscale-factor is {downscale}; expected at least 1, or leave it out"
-        )
+        raise UserError(f"nerfstudio-data --downscale-factor is {downscale}; expected at least 1, or leave it out")
     transforms = transforms_path(data)
     if not data.exists():
         raise UserError(f"--data: {data} does not exist; name a capture's folder, as ns-process-data makes them")
@@ -58,7 +48,7 @@ def check_capture(data: Path, outside_paths: bool = False, downscale: int | None
     _check_poses(transforms, frames)
     _check_placement(transforms, document)
     _check_splits(transforms, document, frames)
-    _Files(transforms, outside_paths, downscale).check(document, frames)
+    CaptureFiles(transforms, outside_paths, downscale).check(document, frames)
 
 
 def _read(transforms: Path) -> dict[str, Any]:
@@ -124,26 +114,21 @@ def _is_matrix(value: Any, rows: int) -> bool:
     )
 
 
-def _holders(document: dict[str, Any], frames: list[dict[str, Any]], key: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Where a field of the camera is stated, and what to call it: once for all photos, or in every frame."""
-    if key in document:
-        yield key, document
-        return
-    for number, frame in enumerate(frames):
-        yield f"frames[{number}].{key}", frame
-
-
 def _check_camera(transforms: Path, document: dict[str, Any], frames: list[dict[str, Any]]) -> None:
     """Check the camera model, focal lengths, centres, sizes and distortion."""
-    model = document.get("camera_model", "OPENCV")
-    if model not in CAMERA_MODELS:
-        raise UserError(
-            f"{transforms}: camera_model is {quoted(model)}, not a perspective one ({', '.join(CAMERA_MODELS)}); "
-            f"undistort the photos to PINHOLE cameras first, for example with colmap image_undistorter"
-        )
+    for where, holder in [("", document), *((f"frames[{number}].", frame) for number, frame in enumerate(frames))]:
+        model = holder.get("camera_model", "OPENCV")
+        fisheye = holder.get("is_fisheye", False) is not False
+        if model not in CAMERA_MODELS or fisheye:
+            key, value = ("is_fisheye", holder["is_fisheye"]) if fisheye else ("camera_model", model)
+            raise UserError(
+                f"{transforms}: {where}{key} is {quoted(value)}, not a perspective camera "
+                f"({', '.join(CAMERA_MODELS)}); undistort the photos to PINHOLE cameras first, for example with colmap "
+                f"image_undistorter"
+            )
     for key in ("fl_x", "fl_y", "cx", "cy", "w", "h"):
         positive = key not in ("cx", "cy")
-        for where, holder in _holders(document, frames, key):
+        for where, holder in holders(document, frames, key):
             if key not in holder:
                 angle = document.get("camera_angle_x")
                 hint = "; state it there, or once for all frames"
@@ -234,145 +219,3 @@ def _check_splits(transforms: Path, document: dict[str, Any], frames: list[dict[
             raise UserError(f"{transforms}: {key}: {unknown[0]} is the file_path of no frame; write it as there")
     if not document["train_filenames"]:
         raise UserError(f"{transforms}: train_filenames is empty; list the photos to train on, or leave all lists out")
-
-
-class _Files:
-    """The files that a transforms file names.
-
-    Args:
-        transforms: The transforms file; paths start from its folder.
-        outside: Whether they may lie outside of this folder.
-        downscale: The dataparser's downscale_factor.
-    """
-
-    def __init__(self, transforms: Path, outside: bool, downscale: int | None) -> None:
-        self.transforms, self.folder, self.outside = transforms, transforms.parent, outside
-        self.downscale = downscale
-
-    def check(self, document: dict[str, Any], frames: list[dict[str, Any]]) -> None:
-        """Check photos, masks and sparse points."""
-        points = document.get("ply_file_path")
-        if points is not None:
-            self._check_names("ply_file_path", [points])
-        names = [frame["file_path"] for frame in frames]
-        photos = self._located("file_path", names, "images_")
-        self._check_there("photos", photos)
-        size, alpha = self._inspect(photos[0], PHOTO_MODES)
-        for photo in photos[1:]:
-            other, other_alpha = self._inspect(photo, PHOTO_MODES)
-            if other != size:
-                raise UserError(
-                    f"{self.transforms}: the photos have different sizes ({photos[0]} is {_size(size)}, {photo} "
-                    f"{_size(other)}); qnerf-edit needs one size, rescale them first"
-                )
-            if other_alpha != alpha:
-                raise UserError(
-                    f"{self.transforms}: of {photos[0]} and {photo} only one has an alpha channel; save all as RGB"
-                )
-        if self.downscale == 1:
-            self._check_stated(document, frames, size)
-        self._check_masks(frames, size)
-
-    def _check_stated(self, document: dict[str, Any], frames: list[dict[str, Any]], size: tuple[int, int]) -> None:
-        """Check that w and h are those of the photos."""
-        for key, length in zip(("w", "h"), size, strict=True):
-            for where, holder in _holders(document, frames, key):
-                if int(holder[key]) != length:
-                    raise UserError(
-                        f"{self.transforms}: {where} is {quoted(holder[key])}, but the photos are {_size(size)} "
-                        f"pixels; state their size, and fl_x, fl_y, cx and cy for it"
-                    )
-
-    def _check_masks(self, frames: list[dict[str, Any]], size: tuple[int, int]) -> None:
-        """Check that every photo has a mask of its size, or none has one; nerfstudio wants the same of depth maps."""
-        for key in ("mask_path", "depth_file_path"):
-            names = [frame[key] for frame in frames if key in frame]
-            if names and len(names) != len(frames):
-                raise UserError(
-                    f"{self.transforms}: {key} is in {len(names)} of {len(frames)} frames; state it in all of them, or "
-                    f"in none"
-                )
-            if key == "depth_file_path":
-                # Only their names are: no depth map is read.
-                self._check_names(key, names)
-                continue
-            masks = self._located(key, names, "masks_")
-            self._check_there("masks", masks)
-            for mask in masks:
-                found = self._inspect(mask, MASK_MODES)[0]
-                if found != size:
-                    raise UserError(
-                        f"{self.transforms}: mask_path: {mask} is {_size(found)} pixels, the photos are {_size(size)}; "
-                        f"make masks of their size"
-                    )
-
-    def _check_names(self, key: str, names: list[Any]) -> None:
-        """Check that file names are names, and stay in the capture's folder."""
-        for name in names:
-            if not isinstance(name, str) or not name.isprintable():
-                raise UserError(f"{self.transforms}: {key}: {quoted(name)} is no path; expected one from {self.folder}")
-            if not (self.outside or is_inside(self.folder, name)):
-                raise UserError(
-                    f"{self.transforms}: {key}: {name} leads out of the capture's folder; put the file there, or allow "
-                    f"it by --pipeline.outside-paths True"
-                )
-
-    def _located(self, key: str, names: list[Any], prefix: str) -> list[Path]:
-        """The files that nerfstudio reads: where photos are large, those of a folder of smaller ones."""
-        self._check_names(key, names)
-        if names and self.downscale is None:
-            self.downscale = self._automatic_downscale(names, prefix)
-        if self.downscale not in (None, 1):
-            names = [f"{prefix}{self.downscale}/{Path(name).name}" for name in names]
-            self._check_names(key, names)
-        return [self.folder / name for name in names]
-
-    def _automatic_downscale(self, names: list[str], prefix: str) -> int:
-        """The factor that nerfstudio chooses by the first photo and by which folders there are."""
-        name = names[0]
-        if not os.path.isfile(self.folder / name):
-            self._check_there("photos", [self.folder / each for each in names])
-        longest = max(self._inspect(self.folder / name, PHOTO_MODES)[0])
-        power = 0
-        while longest / 2**power > MAX_AUTO_RESOLUTION:
-            if not (self.folder / f"{prefix}{2 ** (power + 1)}" / Path(name).name).exists():
-                break
-            power += 1
-        return 2**power
-
-    def _check_there(self, what: str, paths: list[Path]) -> None:
-        missing = [path for path in paths if not os.path.isfile(path)]
-        if missing:
-            raise UserError(
-                f"{self.transforms}: {len(missing)} of {len(paths)} {what} are missing, the first is {missing[0]}; put "
-                f"them there, or take their frames out"
-            )
-
-    @staticmethod
-    def _inspect(path: Path, modes: tuple[str, ...]) -> tuple[tuple[int, int], bool]:
-        """Width and height of an image that can be decoded, and whether it has an alpha channel."""
-        try:
-            with open_image(path, FORMATS) as image:
-                size, mode = image.size, image.mode
-                if image.format == "PNG":
-                    image.verify()
-                else:
-                    image.draft("RGB", (1, 1))
-                    image.load()
-        except Image.DecompressionBombError as error:
-            raise UserError(
-                f"{path} has more than {MAX_PIXELS // 10**6} megapixels; save it smaller, edits are made at a fraction"
-            ) from error
-        except Exception as error:  # Pillow's readers raise whatever broken files make them
-            raise UserError(
-                f"{path} cannot be read as an image ({error_text(error)}); copy or export it again, as PNG or JPEG"
-            ) from error
-        if mode not in modes:
-            raise UserError(
-                f"{path} has pixels of the kind {mode!r}; expected {', '.join(modes)}, convert it to 8 bits"
-            )
-        return size, mode == "RGBA"
-
-
-def _size(size: tuple[int, int]) -> str:
-    return f"{size[0]}x{size[1]}"

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import trimesh
 from jaxtyping import Float
 from numpy.typing import NDArray
 
+from qnerf_nerfstudio.capture.table import INTRINSICS, SIZES, common_fields, frame_camera
 from qnerf_nerfstudio.common.files import write_json
 
 
@@ -21,11 +23,13 @@ def write_dataset(root: Path, transforms: Path, size: tuple[int, int]) -> None:
         transforms: The capture's transforms.json.
         size: Height and width of the edited views.
     """
-    meta = json.loads(transforms.read_text())
-    write_json(root / "transforms.json", edited_transforms(meta, size))
+    meta = json.loads(transforms.read_text(encoding="utf-8"))
     points = meta.get("ply_file_path")
-    if points is not None and (transforms.parent / points).exists():
+    if points is not None and (transforms.parent / points).is_file():
         shutil.copyfile(transforms.parent / points, root / "sparse_pc.ply")
+    else:
+        meta.pop("ply_file_path", None)
+    write_json(root / "transforms.json", edited_transforms(meta, size))
 
 
 def add_points(root: Path, points: Float[NDArray, "P 3"], colours: NDArray[np.uint8]) -> None:
@@ -36,7 +40,7 @@ def add_points(root: Path, points: Float[NDArray, "P 3"], colours: NDArray[np.ui
         points: In the coordinates of transforms.json.
         colours: Bytes, [P, 3].
     """
-    meta = json.loads((root / "transforms.json").read_text())
+    meta = json.loads((root / "transforms.json").read_text(encoding="utf-8"))
     if "ply_file_path" in meta or len(points) == 0:
         return
     trimesh.PointCloud(points, colors=colours).export(root / "sparse_pc.ply")
@@ -57,15 +61,14 @@ def edited_transforms(meta: dict[str, Any], size: tuple[int, int]) -> dict[str, 
             edited[key] = [rename(path) for path in meta[key]]
     # Depths and masks of the photos say nothing about the edited scene.
     dropped = ("depth_file_path", "mask_path")
-    frames = [
-        {**{key: value for key, value in frame.items() if key not in dropped}, "file_path": rename(frame["file_path"])}
-        for frame in meta["frames"]
-    ]
-    for camera in (edited, *frames):
-        if "w" in camera and "h" in camera:
-            scale_x, scale_y = size[1] / camera["w"], size[0] / camera["h"]
-            camera |= {"w": size[1], "h": size[0]}
-            for key, scale in (("fl_x", scale_x), ("cx", scale_x), ("fl_y", scale_y), ("cy", scale_y)):
-                if key in camera:
-                    camera[key] *= scale
-    return {**edited, "frames": frames}
+    frames = [{**_without(frame, dropped), "file_path": rename(frame["file_path"])} for frame in meta["frames"]]
+    # The cameras at the size of the edited views: what all frames share stays stated once.
+    cameras = [frame_camera(meta, frame).resized((size[1], size[0])) for frame in meta["frames"]]
+    rows = [{key: getattr(camera, key) for key in (*INTRINSICS, *SIZES)} for camera in cameras]
+    once = {key: value for key, value in common_fields(rows).items() if key in meta or key in SIZES}
+    frames = [{**_without(frame, row), **_without(row, once)} for frame, row in zip(frames, rows, strict=True)]
+    return {**_without(edited, rows[0]), **once, "frames": frames}
+
+
+def _without(row: dict[str, Any], keys: Collection[str]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key not in keys}

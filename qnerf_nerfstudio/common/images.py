@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
-from PIL import Image
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -38,6 +40,88 @@ def open_image(path: Path, formats: tuple[str, ...]) -> Iterator[Image.Image]:
         if math.prod(image.size) > MAX_PIXELS:
             raise Image.DecompressionBombError
         yield image
+
+
+BLACK, WHITE = (0, 0, 0), (255, 255, 255)
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM")
+"""What a photo may be whatever its suffix says."""
+ORIENTATION = 0x0112
+"""EXIF's tag for how an image is turned."""
+QUARTER_TURNS = (5, 6, 7, 8)
+"""Its values by which width and height change places."""
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """An image of any mode as RGB, or as RGBA where it has transparency, scaled from its mode's range.
+
+    Raises:
+        ValueError: The mode has no range by itself, and the values do not tell it.
+    """
+    mode = image.mode
+    if mode.startswith("I;16"):
+        return _grey(np.asarray(image).astype(np.float64) / 65535)
+    if mode == "I":
+        # Netpbm's format states its largest value, and Pillow scales by it.
+        if image.format != "PPM":
+            raise ValueError("32-bit integers have no stated range; save it with 8 or 16 bits")
+        return _grey(np.asarray(image).astype(np.float64) / 65535)
+    if mode == "F":
+        values = np.asarray(image).astype(np.float64)
+        if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
+            raise ValueError("floats are read from 0 to 1, these go beyond; save it with 8 or 16 bits")
+        return _grey(values)
+    if mode in ("RGB", "RGBA") and "transparency" not in image.info:
+        return image
+    transparent = "a" in mode.lower().removeprefix("lab") or "transparency" in image.info
+    return image.convert("RGBA" if transparent else "RGB")
+
+
+def _grey(values: NDArray[np.float64]) -> Image.Image:
+    return Image.fromarray((values * 255).round().astype(np.uint8)).convert("RGB")
+
+
+def opaque(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    """An image over a background colour in bytes, RGB.
+
+    Raises:
+        ValueError: See `eight_bits`.
+    """
+    shown = eight_bits(image)
+    if shown.mode == "RGB":
+        return shown
+    behind = Image.new("RGBA", shown.size, (*background, 255))
+    return Image.alpha_composite(behind, shown).convert("RGB")
+
+
+def coverage(image: Image.Image) -> Image.Image:
+    """A mask: an image's brightness times its alpha, one channel of bytes; palettes count as the colours they hold.
+
+    Raises:
+        ValueError: See `eight_bits`.
+    """
+    return opaque(image, BLACK).convert("L")
+
+
+def upright(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """An image as `size` (width, height, at any scale) states it: turned by its EXIF orientation where that fits."""
+    return image if upright_size(image, size) == image.size else ImageOps.exif_transpose(image)
+
+
+def upright_size(image: Image.Image, size: tuple[int, int]) -> tuple[int, int]:
+    """Width and height of what `upright` gives."""
+    turned = (image.height, image.width)
+    # Pillow decodes a whole PNG to look for EXIF data behind the pixels, where nobody writes it.
+    told = image.format != "PNG" or "exif" in image.info
+    if not told or image.getexif().get(ORIENTATION) not in QUARTER_TURNS or same_shape(image.size, size):
+        return image.size
+    return turned if same_shape(turned, size) else image.size
+
+
+def same_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two sizes have one aspect ratio, up to rounding: two pixels of the smaller one, or two in a hundred."""
+    (width, height), (other_width, other_height) = size, other
+    difference = abs(width / height * other_height / other_width - 1)
+    return difference <= max(0.02, 2 / min(*size, *other))
 
 
 def load_images(paths: list[Path]) -> list[Tensor]:

@@ -62,7 +62,9 @@ def control_images(
     """
     control = edit.control
     if isinstance(control, ImagesControl):
-        source, target = (load_control_images(folder / each, names, size) for each in (control.source, control.target))
+        source, target = (
+            load_control_images(folder / each, names, views.size, size) for each in (control.source, control.target)
+        )
         return to_unit(source), to_unit(target)
     views = views.resized(size)
     parts = control.parts if control.type == "parts" else (control,)

@@ -1,16 +1,17 @@
-"""Ready-made control images: one per photo, in two folders."""
+"""Ready-made control images and masks: one per photo, in a folder."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from PIL import Image
 from torch import Tensor
 
 from qnerf_nerfstudio.common.errors import UserError
-from qnerf_nerfstudio.common.images import MAX_PIXELS, open_image
+from qnerf_nerfstudio.common.images import BLACK, MAX_PIXELS, coverage, opaque, open_image, same_shape, upright
 from qnerf_nerfstudio.common.wording import error_text
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -19,46 +20,91 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 
 
 def load_control_images(
-    folder: Path, names: list[str], size: tuple[int, int], what: str = "control images"
+    folder: Path, names: list[str], photo_size: tuple[int, int], size: tuple[int, int]
 ) -> UInt8[Tensor, "V H W 3"]:
-    """Load the control images (or masks) of all views, resampled to `size` (height, width).
+    """Load the control images of all views over black, resampled to `size`.
 
     Args:
         folder: Holds one image for each photo, with the photo's name; the suffix may differ.
         names: File names of the photos, in the order of the views.
+        photo_size: Height and width of the photos, whose aspect ratio the images need.
         size: Height and width in pixels.
-        what: What they are, for messages.
 
     Raises:
-        UserError: The folder or an image is missing, unreadable or too large, or the number of images is not that of
-            the photos.
+        UserError: The folder or an image is missing, unreadable, too large or of another aspect ratio, or the images
+            are not those of the photos.
     """
+    return _load(folder, names, photo_size, size, "control images", lambda image: opaque(image, BLACK))
+
+
+def load_masks(
+    folder: Path, names: list[str], photo_size: tuple[int, int], size: tuple[int, int]
+) -> Bool[Tensor, "V H W"]:
+    """Load the masks of all views, resampled to `size`; see `load_control_images`. True where an image is bright and
+    opaque."""
+    return _load(folder, names, photo_size, size, "masks", coverage) > 127
+
+
+def _load(
+    folder: Path,
+    names: list[str],
+    photo_size: tuple[int, int],
+    size: tuple[int, int],
+    what: str,
+    convert: Callable[[Image.Image], Image.Image],
+) -> Tensor:
     if not os.path.isdir(folder):
         raise UserError(f"{what}: {folder} is not a folder; edit.json names it")
     try:
-        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+        files = sorted(path for path in folder.iterdir() if _is_image(path))
     except OSError as error:
         raise UserError(f"{what}: {folder} cannot be read ({error_text(error)}); make it readable") from error
-    found = {path.stem: path for path in files}
-    missing = [name for name in names if Path(name).stem not in found]
-    if missing or len(found) != len(names):
+    stems = [Path(name).stem for name in names]
+    found: dict[str, Path] = {}
+    for path in files:
+        if path.stem in found:
+            raise UserError(f"{what}: {found[path.stem]} and {path.name} are of one photo; keep one of them")
+        found[path.stem] = path
+    missing = [name for name, stem in zip(names, stems, strict=True) if stem not in found]
+    strays = [path.name for stem, path in found.items() if stem not in stems]
+    if missing or strays:
         detail = f", none for {missing[0]}" if missing else ""
+        detail += f", {strays[0]} is of no photo" if strays else ""
         raise UserError(
             f"{what}: {folder} has {len(found)} images for {len(names)} photos{detail}; "
             f"put one image per photo there, named as the photo"
         )
-    return torch.stack([_read(found[Path(name).stem], size, what) for name in names])
+    return torch.stack([_read(found[stem], photo_size, size, what, convert) for stem in stems])
 
 
-def _read(path: Path, size: tuple[int, int], what: str) -> UInt8[Tensor, "H W 3"]:
+def _is_image(path: Path) -> bool:
+    """Whether a file is meant as an image; those whose name begins with a dot are a system's own."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def _read(
+    path: Path,
+    photo_size: tuple[int, int],
+    size: tuple[int, int],
+    what: str,
+    convert: Callable[[Image.Image], Image.Image],
+) -> UInt8[Tensor, "H W *channels"]:
     """One image, resampled."""
+    expected = (photo_size[1], photo_size[0])
     try:
         with open_image(path, FORMATS) as image:
-            resized = image.convert("RGB").resize((size[1], size[0]), Image.Resampling.LANCZOS)
-            return torch.from_numpy(np.array(resized))
+            turned = upright(image, expected)
+            found = turned.size
+            if same_shape(found, expected):
+                resized = convert(turned).resize((size[1], size[0]), Image.Resampling.LANCZOS)
+                return torch.from_numpy(np.array(resized))
     except Image.DecompressionBombError as error:
         raise UserError(
             f"{what}: {path} has more than {MAX_PIXELS // 10**6} megapixels; scale it down to the photo's size"
         ) from error
     except Exception as error:  # Pillow's readers raise whatever their parsers do
         raise UserError(f"{what}: {path} cannot be read as an image ({error_text(error)}); export it again") from error
+    raise UserError(
+        f"{what}: {path} is {found[0]}x{found[1]} pixels, the photos are {expected[0]}x{expected[1]}; make it of their "
+        f"aspect ratio"
+    )

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from qnerf_nerfstudio.capture.cameras import Views
 from qnerf_nerfstudio.common.console import CONSOLE
 from qnerf_nerfstudio.common.errors import UserError
-from qnerf_nerfstudio.controls.images import load_control_images
+from qnerf_nerfstudio.controls.images import load_masks
 from qnerf_nerfstudio.controls.region import VoxelRegion, shape_region, visual_hull
 from qnerf_nerfstudio.edit.schema import BoxRegion, Edit, Everywhere, SphereRegion
 
@@ -100,7 +100,7 @@ def find_region_of_influence(
             )
     masks = None if voxels is None else voxels.seen(views.resized(size))
     if edit.masks is not None:
-        stated = load_control_images(folder / edit.masks, names, size, what="masks").float().mean(-1) > 127
+        stated = load_masks(folder / edit.masks, names, views.size, size)
         masks = stated if masks is None else masks & stated
     if masks is not None and not masks.any():
         raise UserError(

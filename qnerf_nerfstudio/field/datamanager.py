@@ -8,12 +8,14 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
+from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.pixel_samplers import PixelSamplerConfig
 from torch import Tensor
 
 from qnerf_nerfstudio.capture.capture import Capture
 from qnerf_nerfstudio.capture.coordinates import dataset_to_scene
 from qnerf_nerfstudio.capture.photos import EditedDataset
+from qnerf_nerfstudio.capture.table import disjoint, with_frame_cameras
 from qnerf_nerfstudio.field.losses import Objective
 from qnerf_nerfstudio.field.pixels import RegionPixelSampler, RegionPixelSamplerConfig
 
@@ -57,6 +59,23 @@ class QNerfDataManager(VanillaDataManager[EditedDataset]):
         self.targets = Targets()
         """What rays are handed out with."""
         self.use_edited_images(config.edited_images)
+
+    def create_train_dataset(self) -> EditedDataset:
+        """The training views, with the cameras of their frames."""
+        self.train_dataparser_outputs, self._held_out = self._splits()
+        return super().create_train_dataset()
+
+    def create_eval_dataset(self) -> EditedDataset:
+        """The held-out views, with the cameras of their frames."""
+        scale = self.config.camera_res_scale_factor
+        return self.dataset_type(dataparser_outputs=self._held_out, scale_factor=scale)
+
+    def _splits(self) -> tuple[DataparserOutputs, DataparserOutputs]:
+        training = self.train_dataparser_outputs
+        splits = disjoint(training, self.dataparser.get_dataparser_outputs(split=self.test_split))
+        data = Path(self.config.dataparser.data)
+        training, held_out = (with_frame_cameras(split, data) for split in splits)
+        return training, held_out
 
     def use_edited_images(self, folder: Path | None) -> None:
         """Let both datasets hand out the edited views in `folder` (None: the photos)."""

@@ -72,7 +72,7 @@ def write_report(run: Path, out: Path | None = None) -> Path:
             f"in it"
         )
     manifest = read_manifest(artifacts.manifest)
-    config = (run / "config.yml").read_text() if (run / "config.yml").exists() else ""
+    config = (run / "config.yml").read_text(encoding="utf-8") if (run / "config.yml").exists() else ""
     seconds, losses = artifacts.load_progress()
     environment = Environment(loader=PackageLoader("qnerf_nerfstudio.pages", "templates"), autoescape=True)
     videos = [_video(path) for path in sorted([*run.glob("*.mp4"), *run.glob("renders/*.mp4")])]
@@ -96,7 +96,7 @@ def write_report(run: Path, out: Path | None = None) -> Path:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _views(artifacts: EditArtifacts, photos: list[Path]) -> list[ViewRow]:

@@ -53,7 +53,7 @@ def load_truth(data: Path, split: str) -> Truth:
     path = data / "truth/transforms.json"
     if not path.exists():
         raise UserError(f"{path} does not exist; only captures made by `qnerf toy capture` know the true edited views")
-    meta = json.loads(path.read_text())
+    meta = json.loads(path.read_text(encoding="utf-8"))
     frames = [frame for frame in meta["frames"] if frame["split"] == split]
 
     def masks(key: str) -> Tensor:

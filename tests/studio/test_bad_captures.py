@@ -141,8 +141,35 @@ CAPTURE: Mistakes = {
     "fisheye": (transforms("camera_model", "OPENCV_FISHEYE"), ('camera_model is "OPENCV_FISHEYE"', "undistort")),
     "unknown-camera": (transforms("camera_model", ["?"]), ("camera_model", "PINHOLE")),
     "mixed-sizes": (photo(save((32, 64))), ("different sizes", "frame_00002.png 32x64", "rescale them")),
-    "mixed-channels": (photo(save((64, 64), "RGBA")), ("frame_00002.png", "alpha channel", "save all as RGB")),
-    "sixteen-bits": (photo(save((64, 64), "I;16")), ("frame_00002.png", "I;16", "expected L, RGB, RGBA")),
+    "float-beyond-one": (
+        photo(lambda path: Image.new("F", (64, 64), 3.0).save(path, format="TIFF")),
+        ("frame_00002.png", "floats are read from 0 to 1", "8 or 16 bits"),
+    ),
+    "integers-of-32-bits": (
+        photo(lambda path: Image.new("I", (64, 64), 3).save(path, format="TIFF")),
+        ("frame_00002.png", "32-bit integers", "8 or 16 bits"),
+    ),
+    "fisheye-of-a-frame": (
+        transforms("frames.1.camera_model", "OPENCV_FISHEYE"),
+        ('frames[1].camera_model is "OPENCV_FISHEYE"', "undistort"),
+    ),
+    "fisheye-flag": (transforms("is_fisheye", True), ("is_fisheye is true", "undistort")),
+    "backslashes": (
+        transforms("frames.1.file_path", "images\\frame_00002.png"),
+        ("1 of 4 photos are missing", "with slashes, as images/frame_00002.png"),
+    ),
+    "other-case": (
+        transforms("frames.1.file_path", "images/Frame_00002.PNG"),
+        ("1 of 4 photos are missing", "there is frame_00002.png"),
+    ),
+    "no-suffix": (
+        transforms("frames.1.file_path", "images/frame_00002"),
+        ("1 of 4 photos are missing", "there is frame_00002.png", "with its suffix"),
+    ),
+    "only-large-photos": (
+        knob("pipeline.datamanager.dataparser.downscale_factor", 2),
+        ("4 of 4 photos are missing", "images_2/frame_00001.png", "nerfstudio-data --downscale-factor 1"),
+    ),
     "photo-missing": (
         photo(lambda path: path.unlink()),
         ("1 of 4 photos are missing", "frame_00002.png", "take their frames out"),
@@ -184,7 +211,7 @@ CAPTURE: Mistakes = {
     ),
     "downscale-0": (
         knob("pipeline.datamanager.dataparser.downscale_factor", 0),
-        ("--pipeline.datamanager.dataparser.downscale-factor is 0; expected at least 1",),
+        ("nerfstudio-data --downscale-factor is 0; expected at least 1",),
     ),
     "masks-of-some": (
         transforms("frames.1.mask_path", "images/frame_00002.png"),

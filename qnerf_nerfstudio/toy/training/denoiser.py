@@ -231,7 +231,7 @@ class Curve:
 
     def __init__(self, path: Path, done: int) -> None:
         self.path, self.losses = path, []
-        points = json.loads(path.read_text()) if done and path.exists() else []
+        points = json.loads(path.read_text(encoding="utf-8")) if done and path.exists() else []
         self.points: list[tuple[int, float]] = [tuple(point) for point in points if point[0] <= done]
         self._write()
 
@@ -245,4 +245,4 @@ class Curve:
 
     def _write(self) -> None:
         with atomic_write(self.path) as temporary:
-            temporary.write_text(json.dumps(self.points))
+            temporary.write_text(json.dumps(self.points), encoding="utf-8")

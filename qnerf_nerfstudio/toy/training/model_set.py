@@ -48,7 +48,7 @@ class ModelSet:
         for name, part in {"vae": self.vae, **dict(self.denoiser.items())}.items():
             copy.deepcopy(part).half().save_pretrained(out / name)
             # Parts that started from a model set remember its folder, which means nothing elsewhere.
-            settings = json.loads((out / name / "config.json").read_text())
+            settings = json.loads((out / name / "config.json").read_text(encoding="utf-8"))
             settings.pop("_name_or_path", None)
             write_json(out / name / "config.json", settings)
         self.tokenizer.save_pretrained(out / "tokenizer")

@@ -105,7 +105,7 @@ def _machine(device: str) -> str:
 
 def _plot_curve(work: Path) -> None:
     """Draw the denoiser's loss curve."""
-    curve = json.loads((work / "denoiser-curve.json").read_text())
+    curve = json.loads((work / "denoiser-curve.json").read_text(encoding="utf-8"))
     figure = Figure(figsize=(7, 4))
     axes = figure.add_subplot()
     axes.semilogy(*zip(*curve, strict=True))
