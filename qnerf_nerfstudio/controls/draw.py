@@ -30,7 +30,6 @@ from qnerf_nerfstudio.edit.schema import (
     MeshControl,
     MeshPlacement,
     SkeletonControl,
-    control_kind,
 )
 
 Images = Float[Tensor, "V 3 H W"]
@@ -127,7 +126,7 @@ def _solids(
                 f"{MAX_FACES} are drawn; simplify the proxies"
             )
         surfaces.append(raycast(views, meshes))
-    if control_kind(parts[0]) == "normal":
+    if parts[0].draw == "normal":
         source, target = normal_images(views, surfaces)
     else:
         source, target = depth_images(surfaces)

@@ -1,5 +1,7 @@
 """OpenPose's 18 body keypoints, its limbs, and the colours that ControlNet's openpose models read."""
 
+import re
+
 OPENPOSE_JOINTS: tuple[str, ...] = (
     "nose",
     "neck",
@@ -51,3 +53,28 @@ OPENPOSE_COLOURS: dict[str | tuple[str, str], tuple[int, int, int]] = {
     **dict(zip(OPENPOSE_BONES, _OPENPOSE_HUES, strict=False)),
 }
 """RGB of every OpenPose joint and limb, as ControlNet's openpose models were trained on."""
+
+_SIDES = {"left": "l", "right": "r", "l": "l", "r": "r"}
+_PARTS = ("shoulder", "elbow", "wrist", "hip", "knee", "ankle", "eye", "ear")
+_LEFT_OUT = ("big_toe", "small_toe", "heel", "foot", "foot_index", "toe_base")
+
+
+def openpose_name(name: str) -> str | None:
+    """OpenPose's name of a joint that another convention names, such as "RShoulder" (BODY_25), "left_hip" (COCO, SMPL),
+    or "MidHip"; None where OpenPose's 18 have no such joint.
+
+    Raises:
+        ValueError: No convention knows the name.
+    """
+    # "RBigToe", "right-big-toe" and "right_big_toe" are one name.
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[\s\-.]+", "_", name.strip()).lower()
+    if words in ("nose", "neck"):
+        return words
+    if words in ("mid_hip", "pelvis", "background"):
+        return None
+    side, _, part = words.partition("_")
+    if side in _SIDES and part in _PARTS:
+        return f"{_SIDES[side]}_{part}"
+    if side in _SIDES and part in _LEFT_OUT:
+        return None
+    raise ValueError(name)

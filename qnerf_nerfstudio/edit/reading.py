@@ -10,9 +10,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from qnerf_nerfstudio.capture.paths import transforms_path
+from qnerf_nerfstudio.common.console import CONSOLE
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.common.files import is_inside
 from qnerf_nerfstudio.common.wording import LONGEST, did_you_mean, error_text, quoted
+from qnerf_nerfstudio.edit.openpose import openpose_name
 from qnerf_nerfstudio.edit.schema import (
     BoxControl,
     BoxPlacement,
@@ -71,10 +73,26 @@ def load_edit(path: Path, outside_paths: bool = False) -> Edit:
         edit = Edit.model_validate(document)
     except ValidationError as error:
         raise UserError(f"{path}: {_explain(document, error)}") from error
+    for line in _renamings(document):
+        CONSOLE.print(f"{path}: {line}.", soft_wrap=True, markup=False)
     if not outside_paths:
         for field, stated in _files(edit):
             refuse_outside(path, field, stated)
     return edit
+
+
+def _renamings(document: Any) -> Iterator[str]:
+    """What became of the joints of skeletons that other conventions name, of a document that is an edit."""
+    control = document["control"]
+    for part in control.get("parts", [control]):
+        if part["type"] != "skeleton" or part.get("bones") is not None:
+            continue
+        names = {name: openpose_name(name) for name in part["source"]}
+        dropped = [quoted(name) for name, joint in names.items() if joint is None]
+        if dropped:
+            yield f"OpenPose's 18 joints have no {', '.join(dropped)}; left out"
+        if "neck" not in names.values() and {"l_shoulder", "r_shoulder"} <= set(names.values()):
+            yield "the neck is put between the shoulders, as OpenPose does"
 
 
 def _read(path: Path) -> Any:

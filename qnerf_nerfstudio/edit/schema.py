@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from qnerf_nerfstudio.common.wording import did_you_mean, quoted
-from qnerf_nerfstudio.edit.openpose import OPENPOSE_BONES
+from qnerf_nerfstudio.edit.openpose import OPENPOSE_BONES, OPENPOSE_JOINTS, openpose_name
 
 LARGEST = 1e6
 """Coordinates, angles and lengths go up to this: single precision has a resolution of 0.06 there."""
@@ -15,6 +15,8 @@ MAX_JOINTS = 500
 """Joints of all skeletons of an edit."""
 MAX_BONES = 500
 """Bones of all skeletons of an edit."""
+LONGEST_NAME = 100
+"""Characters of a joint's name."""
 MAX_PARTS = 100
 """Parts of a control."""
 MAX_PROMPT = 2000
@@ -42,7 +44,7 @@ Coordinate = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False
 Point = tuple[Coordinate, Coordinate, Coordinate]
 Length = Annotated[float, Field(ge=SMALLEST, le=LARGEST, allow_inf_nan=False)]
 Prompt = Annotated[str, Field(max_length=MAX_PROMPT)]
-Joint = Annotated[str, Field(max_length=100)]
+Joint = Annotated[str, Field(max_length=LONGEST_NAME)]
 Joints = Annotated[dict[Joint, Point], Field(min_length=1), _at_most(MAX_JOINTS)]
 RelativePath = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_plain_path)]
 Kind = Literal["openpose", "depth", "normal"]
@@ -64,6 +66,20 @@ class SkeletonControl(_Strict):
     bones: Annotated[tuple[tuple[Joint, Joint], ...] | None, _at_most(MAX_BONES)] = None
     """Pairs of joints; by default OpenPose's limbs between the joints that there are."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _openpose_names(cls, document: Any) -> Any:
+        """Joints of other conventions by OpenPose's names; a skeleton with bones of its own keeps its names."""
+        if not isinstance(document, dict) or document.get("bones") is not None:
+            return document
+        poses = {key: document.get(key) for key in ("source", "target")}
+        named = {
+            key: _renamed(key, joints)
+            for key, joints in poses.items()
+            if isinstance(joints, dict) and len(joints) <= MAX_JOINTS
+        }
+        return {**document, **named}
+
     @model_validator(mode="after")
     def _joints_known(self) -> "SkeletonControl":
         for name in sorted(set(self.source) ^ set(self.target)):
@@ -80,11 +96,43 @@ class SkeletonControl(_Strict):
         return self
 
     @property
+    def is_openpose(self) -> bool:
+        """Whether it is drawn as OpenPose's figure, in the colours that ControlNets read."""
+        return set(self.source) <= set(OPENPOSE_JOINTS) and set(self.all_bones) <= set(OPENPOSE_BONES)
+
+    @property
     def all_bones(self) -> tuple[tuple[str, str], ...]:
         """The bones, OpenPose's by default."""
         if self.bones is not None:
             return self.bones
         return tuple(bone for bone in OPENPOSE_BONES if bone[0] in self.source and bone[1] in self.source)
+
+
+def _renamed(key: str, joints: dict[Any, Any]) -> dict[Any, Any]:
+    """Joints by OpenPose's names, without those that OpenPose does not have."""
+    found: dict[Any, Any] = {}
+    stated: dict[Any, Any] = {}
+    for name, position in joints.items():
+        try:
+            # Names that are too long are refused as such.
+            joint = openpose_name(name) if len(name) <= LONGEST_NAME else name
+        except ValueError:
+            raise ValueError(
+                f"{key}: joint {quoted(name)} is none of OpenPose's{did_you_mean(name, OPENPOSE_JOINTS)}; list "
+                f'"bones" as pairs of joint names to draw a skeleton of your own'
+            ) from None
+        if joint is None:
+            continue
+        if joint in found:
+            raise ValueError(f"{key}: {quoted(stated[joint])} and {quoted(name)} are both {joint}; keep one of them")
+        found[joint], stated[joint] = position, name
+    shoulders = [found.get(joint) for joint in ("l_shoulder", "r_shoulder")]
+    if "neck" not in found and all(isinstance(at, list) and len(at) == 3 for at in shoulders):
+        try:
+            found["neck"] = [(left + right) / 2 for left, right in zip(*shoulders, strict=True)]
+        except TypeError:  # no numbers: what is wrong with them is said later
+            return found
+    return found
 
 
 class ImagesControl(_Strict):
@@ -168,7 +216,7 @@ class PartsControl(_Strict):
 
     @model_validator(mode="after")
     def _one_kind(self) -> "PartsControl":
-        kinds = [control_kind(part) for part in self.parts]
+        kinds = ["openpose" if isinstance(part, SkeletonControl) else part.draw for part in self.parts]
         for index, kind in enumerate(kinds):
             if kind != kinds[0]:
                 raise ValueError(
@@ -247,11 +295,12 @@ class Edit(_Strict):
 
 
 def control_kind(control: Control) -> Kind | None:
-    """What the images of a control show; None where the user did not say."""
+    """What the images of a control show; None where the user did not say, or a skeleton is not OpenPose's."""
     if isinstance(control, SkeletonControl):
-        return "openpose"
+        return "openpose" if control.is_openpose else None
     if isinstance(control, ImagesControl):
         return control.kind
     if isinstance(control, PartsControl):
-        return control_kind(control.parts[0])
+        kinds: set[Kind | None] = {control_kind(part) for part in control.parts}
+        return kinds.pop() if len(kinds) == 1 else None
     return control.draw
