@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.metadata
+import re
 import shutil
 from ctypes.util import find_library
 from dataclasses import dataclass
@@ -14,13 +15,16 @@ from packaging.version import Version
 from rich.console import Console
 from rich.table import Table
 
+from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.diffusion.bundled import BUNDLED_FOLDER
 
 PACKAGES = ("nerfstudio", "torch", "diffusers", "transformers", "safetensors", "viser", "tyro", "gsplat", "trimesh")
 METHODS = ("qnerf-edit", "qnerf-edit-small", "qnerf-edit-tiny")
-PARTS = ("unet", "vae", "text_encoder")
-"""Parts of a diffusers model folder that hold weights."""
 WITHOUT_OPEN3D = "Open3D needs it, so ns-export cannot run and splatfacto reads no sparse points"
+NO_GPU = (
+    "no CUDA GPU: Stable Diffusion takes hours; edits that state a motion need none of it with qnerf-edit-tiny "
+    "--pipeline.editing carried"
+)
 SMALL_GPU, LARGE_GPU = 11 * 2**30, 22 * 2**30
 """Bytes of GPU memory of the 12 GB and the 24 GB class."""
 
@@ -92,7 +96,7 @@ def _methods() -> Finding:
 
 def _device() -> Finding:
     if not torch.cuda.is_available():
-        return Finding("device", "note", "no CUDA GPU: qnerf-edit-tiny runs on the CPU, Stable Diffusion takes hours")
+        return Finding("device", "note", NO_GPU)
     properties = torch.cuda.get_device_properties(0)
     memory = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
     if properties.total_memory >= LARGE_GPU:
@@ -123,15 +127,20 @@ def _system(name: str, found: bool, without: str, package: str) -> Finding:
 
 
 def _model(name: str, folder: Path) -> Finding:
-    """Whether a folder holds a diffusers model set, or a ControlNet, in safetensors."""
+    """Whether a folder holds a diffusers model set, or a ControlNet, that an edit can load."""
+    from qnerf_nerfstudio.diffusion.config import EditorConfig  # noqa: PLC0415 - the hub's library
+    from qnerf_nerfstudio.diffusion.model_check import check_controlnet, check_model_set  # noqa: PLC0415
+
     if not folder.is_dir():
         return Finding(name, "broken", f"{folder} is no folder; download it with hf download")
-    parts = [folder / part for part in PARTS] if (folder / "model_index.json").exists() else [folder]
-    for part in parts:
-        if not (part / "config.json").exists():
-            return Finding(name, "broken", f"{part} has no config.json; is it a diffusers model, and all of it?")
-        if not list(part.glob("*.safetensors")):
-            return Finding(name, "broken", f"{part} has no safetensors; download or convert the weights to them")
+    settings = folder / "config.json"
+    try:
+        if settings.exists() and not (folder / "unet").exists():
+            check_controlnet("this model", {}, str(folder))
+            return Finding(name, "ok", f"a ControlNet: {folder}")
+        check_model_set(EditorConfig(num_steps=1), str(folder))
+    except UserError as error:
+        return Finding(name, "broken", re.sub(r"^--pipeline\.editor\.(model|controlnet):? ", "", str(error)))
     return Finding(name, "ok", str(folder))
 
 

@@ -32,7 +32,7 @@ def test_model_folders_are_looked_into(tmp_path: Path) -> None:
     (tmp_path / "pickled/diffusion_pytorch_model.bin").write_bytes(b"")
     findings = found([tmp_path / "nowhere", tmp_path / "half", tmp_path / "pickled"])
     assert "download" in findings["model nowhere"].detail
-    assert "config.json" in findings["model half"].detail
+    assert "has no unet, vae, text_encoder, scheduler, tokenizer" in findings["model half"].detail
     assert "safetensors" in findings["model pickled"].detail
     assert not show(list(findings.values()), Console(quiet=True))
 

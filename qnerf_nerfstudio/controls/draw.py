@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from qnerf_nerfstudio.capture.cameras import Views, transform_points
+from qnerf_nerfstudio.common.console import CONSOLE
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.common.images import dilate, to_unit
 from qnerf_nerfstudio.controls.images import load_control_images
@@ -125,12 +126,26 @@ def _solids(
                 f"{folder / 'edit.json'}: control.parts: the meshes of {key} have {faces} triangles in all, at most "
                 f"{MAX_FACES} are drawn; simplify the proxies"
             )
+        _tell_of_units(views, meshes, f"{folder / 'edit.json'}: control.{key}")
         surfaces.append(raycast(views, meshes))
     if parts[0].draw == "normal":
         source, target = normal_images(views, surfaces)
     else:
         source, target = depth_images(surfaces)
     return source, target
+
+
+def _tell_of_units(views: Views, meshes: list[trimesh.Trimesh], where: str) -> None:
+    """Say so where a solid is around all cameras, as one in millimetres is where the capture is in metres."""
+    centres = views.c2w[:, :, 3].cpu().numpy()
+    for mesh in meshes:
+        if ((centres > mesh.bounds[0]) & (centres < mesh.bounds[1])).all():
+            CONSOLE.print(
+                f"{where}: a solid encloses every camera; is it in the units of transforms.json? Scale it by scale.",
+                style="yellow",
+                soft_wrap=True,
+                markup=False,
+            )
 
 
 def differing_pixels(source: Images, target: Images) -> Bool[Tensor, "V H W"]:

@@ -7,8 +7,10 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import unquote
 
 import numpy as np
 import torch
@@ -20,6 +22,7 @@ from trimesh.resolvers import FilePathResolver
 from qnerf_nerfstudio.capture.cameras import Views
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.common.wording import error_text
+from qnerf_nerfstudio.controls.gltf import plain_gltf
 from qnerf_nerfstudio.edit.schema import LARGEST
 
 FARTHEST = 0.2
@@ -51,7 +54,8 @@ class _Buffers(FilePathResolver):
 
     def get(self, name: str) -> bytes:
         folder = Path(self.parent).resolve()
-        path = (folder / name).resolve()
+        # Exporters write spaces and the like as percent signs and digits.
+        path = (folder / (name if (folder / name).is_file() else unquote(name))).resolve()
         if path.suffix != ".bin" or not path.is_relative_to(folder) or not path.is_file():
             raise FileNotFoundError(f"it refers to {name}, which is no .bin file in its folder")
         self.left -= path.stat().st_size
@@ -102,10 +106,14 @@ def _read_mesh(path: Path, changed: int) -> trimesh.Trimesh:
     try:
         with path.open("rb") as file, np.errstate(all="ignore"):
             _refuse_bombs(file, kind)
+            resolver, source = _Buffers(str(path)), file
+            if kind in ("gltf", "glb") and (plain := plain_gltf(file.read(), resolver.get)) is not None:
+                source, kind = BytesIO(plain), "gltf"
+            source.seek(0)
             scene = trimesh.load_scene(
-                file,
+                source,
                 file_type=kind,
-                resolver=_Buffers(str(path)),
+                resolver=resolver,
                 process=False,
                 skip_materials=True,
             )

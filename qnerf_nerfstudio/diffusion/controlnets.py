@@ -2,6 +2,7 @@
 
 import re
 
+from qnerf_nerfstudio.common.console import CONSOLE
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.diffusion.bundled import BUNDLED, BUNDLED_KINDS
 from qnerf_nerfstudio.diffusion.config import EditorConfig
@@ -26,14 +27,18 @@ _NAMED = {
     "lineart": "lineart",
     "seg": "seg",
     "mlsd": "mlsd",
+    **dict.fromkeys(("tile", "ip2p", "shuffle", "inpaint", "qrcode", "qr", "brightness", "recolor", "illumination")),
 }
-"""Words of ControlNets' names, and what such a ControlNet reads."""
+"""Words of ControlNets' names, and what such a ControlNet reads; None: no drawing of a scene, but pictures."""
+
+
+UNKNOWN = "unknown"
 
 
 def controlnet_kind(name: str) -> str | None:
-    """What a ControlNet reads, as far as its hub id or folder tells; None where it does not."""
+    """What a ControlNet reads, as far as its hub id or folder tells: UNKNOWN where it does not, None for pictures."""
     words = re.split(r"[^a-z0-9]+", name.rstrip("/").rsplit("/", 1)[-1].lower())
-    return next((_NAMED[word] for word in words if word in _NAMED), None)
+    return next((_NAMED[word] for word in words if word in _NAMED), UNKNOWN)
 
 
 def choose_controlnet(config: EditorConfig, kind: str | None) -> str:
@@ -52,8 +57,9 @@ def choose_controlnet(config: EditorConfig, kind: str | None) -> str:
             name = BUNDLED
         elif kind is None:
             raise UserError(
-                'edit.json: control: "images" do not say what they show; add "kind" ("openpose", "depth" or "normal"), '
-                "or name a ControlNet by --pipeline.editor.controlnet"
+                'edit.json: control: no ControlNet is known for it, as "images" do not say what they show, or a '
+                'skeleton has joints of its own; add "kind" ("openpose", "depth" or "normal") to images, name a '
+                "ControlNet by --pipeline.editor.controlnet, or move a skeleton by --pipeline.editing carried"
             )
         else:
             return PUBLISHED[kind]
@@ -67,7 +73,21 @@ def choose_controlnet(config: EditorConfig, kind: str | None) -> str:
             )
         return name
     reads = controlnet_kind(name)
-    if reads is not None and reads != kind:
+    if reads is UNKNOWN:
+        CONSOLE.print(
+            f"--pipeline.editor.controlnet {name}: its name does not say what it reads; edit.json's control is drawn "
+            f"as {kind}.",
+            style="yellow",
+            soft_wrap=True,
+            markup=False,
+        )
+        return name
+    if reads is None:
+        raise UserError(
+            f"--pipeline.editor.controlnet {name} reads pictures, no drawings of a scene, but edit.json's control is "
+            f"drawn as {kind}; use {PUBLISHED[kind]} or leave the option out"
+        )
+    if reads != kind:
         raise UserError(
             f"--pipeline.editor.controlnet {name} reads {reads} controls, but edit.json's control is drawn as {kind}; "
             f"use {PUBLISHED[kind]} or leave the option out"

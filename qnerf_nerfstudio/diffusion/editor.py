@@ -133,6 +133,12 @@ class ControlNetEditor:
             mask = tokens.attention_mask.to(self.device)
         return self.text_encoder(tokens.input_ids.to(self.device), attention_mask=mask)[0].float()
 
+    def dropped_words(self, prompt: str) -> str:
+        """The end of a prompt that the text encoder does not read, empty where it reads all."""
+        tokens = self.tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids
+        # The first and the last token that it reads are the text's marks of beginning and end.
+        return self.tokenizer.decode(tokens[self.tokenizer.model_max_length - 2 :]).strip()
+
     @torch.no_grad()
     def encode(self, images: Images) -> Latents:
         """Latents (posterior mean, scaled) of images in [0, 1]."""

@@ -1,5 +1,6 @@
 """Loads a model set from the hub, from a local folder, or from the package; safetensors only."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from qnerf_nerfstudio.diffusion.bundled import BUNDLED, BUNDLED_FOLDER
 from qnerf_nerfstudio.diffusion.config import EditorConfig
 from qnerf_nerfstudio.diffusion.controlnets import choose_controlnet
 from qnerf_nerfstudio.diffusion.editor import ControlNetEditor
-from qnerf_nerfstudio.diffusion.model_check import cannot_load, check_device, check_models
+from qnerf_nerfstudio.diffusion.model_check import cannot_load, check_device, check_models, part_variant
 
 
 def load_editor(config: EditorConfig, device: torch.device | str, kind: str | None = None) -> ControlNetEditor:
@@ -33,11 +34,16 @@ def load_editor(config: EditorConfig, device: torch.device | str, kind: str | No
     check_models(config, model, control)
     common = {"revision": config.revision}
     single = {"torch_dtype": getattr(torch, config.dtype), "use_safetensors": True}
-    weights = {**common, **single, "variant": config.variant}
+    weights = {**common, **single}
+
+    def variant(part: str) -> dict[str, str | None]:
+        local = Path(model) / part
+        return {"subfolder": part, "variant": part_variant(local, config.variant) if local.exists() else config.variant}
+
     tokenizer = _load(CLIPTokenizer, "editor.model", model, subfolder="tokenizer", **common)
-    text_encoder = _load_weights(CLIPTextModel, "editor.model", model, subfolder="text_encoder", **weights)
-    unet = _load_weights(UNet2DConditionModel, "editor.model", model, subfolder="unet", **weights)
-    vae = _load_weights(AutoencoderKL, "editor.model", model, subfolder="vae", **weights)
+    text_encoder = _load_weights(CLIPTextModel, "editor.model", model, **variant("text_encoder"), **weights)
+    unet = _load_weights(UNet2DConditionModel, "editor.model", model, **variant("unet"), **weights)
+    vae = _load_weights(AutoencoderKL, "editor.model", model, **variant("vae"), **weights)
     scheduler = _load(DDIMScheduler, "editor.model", model, subfolder="scheduler", **common)
     controlnet = _load_weights(ControlNetModel, "editor.controlnet", control, **single)
     return ControlNetEditor(vae, text_encoder, tokenizer, unet, controlnet, scheduler, config, device)

@@ -27,6 +27,14 @@ CLASSES = {
 }
 """Parts that hold weights, and the classes that load them."""
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
+LORA = "pytorch_lora_weights.safetensors"
+UNFED = {
+    "class_embed_type": "class labels",
+    "num_class_embeds": "class labels",
+    "time_cond_proj_dim": "a guidance scale, as distilled (LCM) models do",
+    "encoder_hid_dim_type": "image embeddings",
+}
+"""Settings of UNets by which they want inputs that an edit does not give, and what these are."""
 EXPECTED = "expected Stable Diffusion 1.x or 2.x"
 
 
@@ -41,18 +49,37 @@ def check_models(config: EditorConfig, model: str, controlnet: str) -> None:
     Raises:
         UserError: A part is missing, unreadable, not in safetensors, or does not fit the others.
     """
-    if Path(model).exists():
-        _check_folder(Path(model))
     if Path(controlnet).is_file():
         raise UserError(_single_file("editor.controlnet", controlnet, "ControlNetModel"))
+    unet = check_model_set(config, model)
+    check_controlnet(model, unet, controlnet)
+
+
+def check_model_set(config: EditorConfig, model: str) -> dict[str, Any]:
+    """Check the model set of `check_models`; the settings of its UNet.
+
+    Raises:
+        UserError: See `check_models`.
+    """
+    if Path(model).exists():
+        _check_folder(Path(model))
     parts = {
         part: _settings("editor.model", model, f"{part}/{file}", config.revision) for part, file in CONFIGS.items()
     }
     _check_parts(config, model, parts)
-    _check_controlnet(model, parts["unet"], controlnet, _settings("editor.controlnet", controlnet, "config.json", None))
     if Path(model).exists():
         for part in ("unet", "vae", "text_encoder"):
             _check_weights("editor.model", Path(model) / part, CLASSES[part], config.variant)
+    return parts["unet"]
+
+
+def check_controlnet(model: str, unet: dict[str, Any], controlnet: str) -> None:
+    """Check a ControlNet, against the settings of a UNet where they are known.
+
+    Raises:
+        UserError: See `check_models`.
+    """
+    _check_controlnet(model, unet, controlnet, _settings("editor.controlnet", controlnet, "config.json", None))
     if Path(controlnet).exists():
         _check_weights("editor.controlnet", Path(controlnet), CLASSES["controlnet"], None)
 
@@ -103,6 +130,11 @@ def _check_folder(folder: Path) -> None:
             raise UserError(
                 f"--pipeline.editor.model: {index} is of a {stated.get('_class_name')} (with {foreign[0]}); {EXPECTED}"
             )
+    if (folder / LORA).exists() and not index.exists():
+        raise UserError(
+            f"--pipeline.editor.model: {folder} holds LoRA weights alone ({LORA}); expected a whole diffusers model: "
+            f"fuse them into the one that they were made for (diffusers' fuse_lora and save_pretrained), and name that"
+        )
     missing = [part for part, file in CONFIGS.items() if not (folder / part / file).exists()]
     if not any((folder / "tokenizer" / name).exists() for name in ("tokenizer.json", "vocab.json")):
         missing.append("tokenizer")
@@ -159,6 +191,18 @@ def _check_parts(config: EditorConfig, model: str, parts: dict[str, dict[str, An
         raise UserError(f"{where} is Stable Diffusion XL (unet: addition_embed_type is set); {EXPECTED}")
     if "CrossAttn" not in str(unet.get("up_block_types", "CrossAttn")):
         raise UserError(f"{where}: its unet has no attention in its decoder, whose queries are edited; {EXPECTED}")
+    for key, wanted in UNFED.items():
+        if unet.get(key) is not None:
+            raise UserError(f"{where}: its unet wants {wanted} ({key} is set), which an edit does not give; {EXPECTED}")
+    crossed = unet.get("only_cross_attention", False)
+    if crossed is True or (isinstance(crossed, list) and any(crossed)):
+        raise UserError(
+            f"{where}: its unet has cross-attention alone (only_cross_attention), but the queries of its "
+            f"self-attention are edited; {EXPECTED}"
+        )
+    predicted = scheduler.get("prediction_type", "epsilon")
+    if predicted not in ("epsilon", "v_prediction"):
+        raise UserError(f"{where} predicts {predicted!r} (scheduler: prediction_type); {EXPECTED}")
     channels, latents = unet.get("in_channels", 4), vae.get("latent_channels", 4)
     if channels != latents:
         hint = " as inpainting models have" if channels == 9 else ""
@@ -188,6 +232,14 @@ def _check_controlnet(model: str, unet: dict[str, Any], controlnet: str, setting
         raise UserError(f"{where} is a {found}; expected a ControlNet for {model}")
     if settings.get("addition_embed_type") is not None:
         raise UserError(f"{where} was made for Stable Diffusion XL; choose a ControlNet made for {model}")
+    images = settings.get("conditioning_channels", 3)
+    if images != 3:
+        raise UserError(
+            f"{where} reads control images of {images} channels (conditioning_channels), an edit draws 3; choose "
+            f"another one made for {model}"
+        )
+    if settings.get("class_embed_type") is not None or settings.get("num_class_embeds") is not None:
+        raise UserError(f"{where} wants class labels, which an edit does not give; choose another one made for {model}")
     words = {
         "cross_attention_dim": "reads text of width",
         "block_out_channels": "has blocks of the widths",
@@ -202,10 +254,25 @@ def _check_controlnet(model: str, unet: dict[str, Any], controlnet: str, setting
             )
 
 
+def _variant(path: Path) -> str | None:
+    """The variant of a file of weights, None of a plain one.
+
+    Files are model.safetensors, model.fp16.safetensors, or one of several: model.fp16-00001-of-00002.safetensors."""
+    return path.name.split(".")[1].split("-")[0] if path.name.count(".") > 1 else None
+
+
+def part_variant(folder: Path, variant: str | None) -> str | None:
+    """The variant that a local part is loaded in: the one that is asked for, or its plain weights where it has none.
+
+    Publishers give some parts in half precision, and leave the small ones plain."""
+    kinds = {_variant(path) for path in folder.glob("*.safetensors") if path.name != LORA}
+    return None if variant not in kinds and None in kinds else variant
+
+
 def _check_weights(option: str, folder: Path, loader: str, variant: str | None) -> None:
     """Check that a local part has whole weights in safetensors."""
     where = f"--pipeline.{option}: {folder}"
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(path for path in folder.glob("*.safetensors") if path.name != LORA)
     if not files:
         pickled = [path.name for path in sorted(folder.iterdir()) if path.suffix in PICKLED]
         if not pickled:
@@ -216,8 +283,8 @@ def _check_weights(option: str, folder: Path, loader: str, variant: str | None) 
             f"{where} has pickled weights only ({pickled[0]}), which may run any code and are never loaded; download "
             f"the safetensors, or, where you trust the file, convert it with python -c {shlex.quote(code)}"
         )
-    # model.safetensors, model.fp16.safetensors, or one of several: model.fp16-00001-of-00002.safetensors
-    kinds = {path: path.name.split(".")[1].split("-")[0] if path.name.count(".") > 1 else None for path in files}
+    kinds = {path: _variant(path) for path in files}
+    variant = part_variant(folder, variant)
     chosen = [path for path, kind in kinds.items() if kind == variant]
     if not chosen:
         there = sorted({kind for kind in kinds.values() if kind is not None})
@@ -225,6 +292,11 @@ def _check_weights(option: str, folder: Path, loader: str, variant: str | None) 
         if option == "editor.controlnet":
             remedy = f"rename {files[0].name} to diffusion_pytorch_model.safetensors"
         raise UserError(f"{where} has no {variant or 'plain'} weights, but {files[0].name}; {remedy}")
+    for index in folder.glob("*.safetensors.index*.json"):
+        named = _settings(option, str(folder), index.name, None).get("weight_map", {})
+        lost = sorted({str(name) for name in named.values()} - {path.name for path in files})
+        if lost and _variant(folder / lost[0]) == variant:
+            raise UserError(f"{where} lacks {lost[0]}, which {index.name} names; download it again")
     for path in chosen:
         try:
             with safe_open(path, framework="pt"):

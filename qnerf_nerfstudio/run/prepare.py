@@ -130,6 +130,14 @@ def prepare(
     editor, size, code_width = None, _carried_size(views.size, settings.editor.resolution), query_width
     if settings.editing == "diffusion":
         editor = load()
+        for name in ("prompt", "source_prompt", "negative_prompt"):
+            if words := editor.dropped_words(getattr(edit, name)):
+                CONSOLE.print(
+                    f"{name}: the text encoder reads {editor.tokenizer.model_max_length - 2} tokens, it drops: {words}",
+                    style="yellow",
+                    soft_wrap=True,
+                    markup=False,
+                )
         size, layers = editor.image_size(*views.size), len(editor.layer_names)
         if query_width < layers:
             raise UserError(

@@ -19,13 +19,16 @@ from qnerf_nerfstudio.capture.edited_dataset import write_dataset
 from qnerf_nerfstudio.capture.paths import transforms_path
 from qnerf_nerfstudio.common import ranks
 from qnerf_nerfstudio.common.console import CONSOLE
+from qnerf_nerfstudio.common.images import dilate
 from qnerf_nerfstudio.diffusion.conditions import QueryTargets
 from qnerf_nerfstudio.diffusion.queries import QueryCodec
 from qnerf_nerfstudio.field.datamanager import Targets
-from qnerf_nerfstudio.field.grids import relative_errors, render_codes, render_grid, render_over
+from qnerf_nerfstudio.field.grids import relative_errors, render_codes, render_over
 from qnerf_nerfstudio.run.plan import Revision, Slice, Stage, Task
 from qnerf_nerfstudio.run.run import EditRun
 
+SURROUNDINGS = 8
+"""The surroundings of the region are as wide as this part of the image: as far as the VAE looks."""
 JUDGED_VIEWS, JUDGED_PIXELS = 3, 1500
 """Views by which the field of the photos is judged, and pixels of each."""
 JUDGED_EVERY, PATIENCE = 250, 500
@@ -220,14 +223,24 @@ def rendered_targets(run: EditRun, item: Slice, fitted: int) -> QueryTargets:
         codes = render_codes(run.model, views, indices, codec)
         tensors = {**codes, "errors": relative_errors(codes, _codes(run, fitted, item.chunk))}
         if run.prepared.draws_to_renders:
-            # The render as it is: photos around the region would show its outline, which the next fit fills with fog.
-            images = render_grid(run.model, views, indices, run.prepared.projected.size, "rgb")
-            tensors["clean"] = editor.encode(images.movedim(-1, 1)).cpu()
+            tensors["clean"] = editor.encode(_rendered_views(run, indices)).cpu()
         rendered.save(tensors)
     codes = {name: tensor.to(editor.device) for name, tensor in rendered.load().items()}
     # The share of the variance of a view's own queries that the field explains.
     confidence = (1 - codes.pop("errors").square()).clamp_min(0)
     return QueryTargets(codec.to(editor.device), confidence=confidence, clean=codes.pop("clean", None), codes=codes)
+
+
+def _rendered_views(run: EditRun, indices: range) -> Float[Tensor, "V 3 h w"]:
+    """Renders of the field, in photos where they see nothing of the region or its surroundings.
+
+    Photos right around the region would show its outline, which the next fit fills with fog.
+    """
+    size, masks = run.prepared.projected.size, run.prepared.projected.influence.masks
+    if masks is not None:
+        masks = dilate(masks[indices.start : indices.stop], min(size) // SURROUNDINGS)
+    photos = run.prepared.capture.photos(indices, size)
+    return render_over(run.model, run.prepared.views, indices, photos, masks)
 
 
 def _codes(run: EditRun, interval: int, chunk: int) -> dict[str, Float[Tensor, "V H W K"]]:

@@ -39,6 +39,7 @@ from qnerf_nerfstudio.run.progress import Progress, finished_panel
 from qnerf_nerfstudio.run.run import EditRun, Scene
 from qnerf_nerfstudio.run.settings import RunSettings
 from qnerf_nerfstudio.run.stages import STAGES, describe
+from qnerf_nerfstudio.studio.options import check_options
 from qnerf_nerfstudio.studio.panel import EditPanel
 from qnerf_nerfstudio.studio.trainer import QNerfTrainer, resume_command
 
@@ -98,6 +99,7 @@ class QNerfPipeline(VanillaPipeline):
 
     @staticmethod
     def _read_inputs(config: QNerfPipelineConfig) -> tuple[Path, Edit]:
+        check_options(config.datamanager, config.model)
         data = Path(config.datamanager.data or config.datamanager.dataparser.data)
         check_capture(data, config.outside_paths, getattr(config.datamanager.dataparser, "downscale_factor", None))
         path = edit_path(data, config.edit)
@@ -242,6 +244,28 @@ class QNerfPipeline(VanillaPipeline):
                 )
         self._progress.note_losses(self._run.plan, step, losses)
         return outputs, losses, metrics
+
+    def get_average_eval_image_metrics(self, *args: Any, **settings: Any) -> dict[str, Any]:
+        """Nerfstudio's metrics over the held-out views, against their edited views."""
+        with exit_on_user_error():
+            self._check_held_out()
+        return super().get_average_eval_image_metrics(*args, **settings)
+
+    def _check_held_out(self) -> None:
+        """See that there are edited views to evaluate against."""
+        dataset = self.datamanager.eval_dataset
+        if len(dataset) == 0:
+            raise UserError(
+                "the run held no views out, so there is nothing to evaluate; edit again with nerfstudio-data "
+                "--train-split-fraction 0.9, or render it with ns-render"
+            )
+        folder = dataset.edited_images
+        gone = [path.stem for path in dataset.image_filenames if folder and not (folder / f"{path.stem}.png").exists()]
+        if gone:
+            raise UserError(
+                f"{folder}: {gone[0]}.png and {len(gone) - 1} other edited views are gone, and the photos are no "
+                f"measure; put them back"
+            )
 
     def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
         """Load a checkpoint; one that another version made is refused in a sentence where it does not fit."""

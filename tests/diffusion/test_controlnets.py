@@ -4,7 +4,7 @@ import pytest
 
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.diffusion.config import EditorConfig
-from qnerf_nerfstudio.diffusion.controlnets import PUBLISHED, choose_controlnet, controlnet_kind
+from qnerf_nerfstudio.diffusion.controlnets import PUBLISHED, UNKNOWN, choose_controlnet, controlnet_kind
 from qnerf_nerfstudio.methods import qnerf_edit, qnerf_edit_tiny
 
 
@@ -12,7 +12,21 @@ def test_controlnets_are_known_by_their_names() -> None:
     assert all(controlnet_kind(name) == kind for kind, name in PUBLISHED.items())
     assert controlnet_kind("/models/sd-controlnet-depth/") == "depth"
     assert controlnet_kind("thibaud/controlnet-sd21-openpose-diffusers") == "openpose"
-    assert controlnet_kind("me/mine") is None
+    assert controlnet_kind("me/mine") == UNKNOWN
+    assert controlnet_kind("lllyasviel/control_v11f1e_sd15_tile") is None
+
+
+@pytest.mark.parametrize(
+    "name", ["a/control_sd15_tile", "b/control-ip2p", "c/shuffle", "d/inpaint", "e/qrcode_monster"]
+)
+def test_controlnets_that_read_pictures_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match="reads pictures"):
+        choose_controlnet(EditorConfig(controlnet=name), "openpose")
+
+
+def test_an_unknown_controlnet_is_taken_with_a_warning(capsys: pytest.CaptureFixture) -> None:
+    assert choose_controlnet(EditorConfig(controlnet="me/mine"), "depth") == "me/mine"
+    assert "drawn as depth" in capsys.readouterr().out.replace("\n", " ")
 
 
 def test_each_control_gets_a_controlnet_that_reads_it_or_a_sentence() -> None:

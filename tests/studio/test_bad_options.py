@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from helpers.mistakes import NAN, Case, Make, Mistakes, after, ends_in_one_sentence, grouped, knob, put, truncate, write
+from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from safetensors.torch import load_file, save_file
 
 
@@ -47,6 +48,23 @@ KNOBS: Mistakes = {
     "tau-0": (knob("pipeline.tau", 0), ("--pipeline.tau is 0; expected 1 to num_steps (6)",)),
     "tau-beyond": (knob("pipeline.tau", 7), ("--pipeline.tau is 7; expected 1 to num_steps (6)",)),
     "chunk-0": (knob("pipeline.chunk", 0), ("--pipeline.chunk is 0; expected at least 1",)),
+    "rays-0": (
+        knob("pipeline.datamanager.train_num_rays_per_batch", 0),
+        ("--pipeline.datamanager.train-num-rays-per-batch is 0; expected at least 1",),
+    ),
+    "patches": (
+        knob("pipeline.datamanager.patch_size", 4),
+        ("--pipeline.datamanager.patch-size is 4", "leave it out"),
+    ),
+    "normals": (knob("pipeline.model.predict_normals", True), ("--pipeline.model.predict-normals is True",)),
+    "eval-by-names": (
+        knob("pipeline.datamanager.dataparser.eval_mode", "filename"),
+        ("--eval-mode filename", "frame_00001.png has neither train nor eval"),
+    ),
+    "other-dataparser": (
+        knob("pipeline.datamanager.dataparser", BlenderDataParserConfig()),
+        ("the dataparser Blender", "use nerfstudio-data"),
+    ),
     "stop": (knob("pipeline.stop", 1.5), ("--pipeline.stop is 1.5; expected 0 to 1",)),
     "feather": (knob("pipeline.feather", -1.0), ("--pipeline.feather is -1.0; expected",)),
     "source-iterations": (knob("pipeline.source_iterations", -1), ("source_iterations is -1; expected at least 0",)),
