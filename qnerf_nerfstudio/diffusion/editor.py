@@ -137,7 +137,7 @@ class ControlNetEditor:
         """The end of a prompt that the text encoder does not read, empty where it reads all."""
         tokens = self.tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids
         # The first and the last token that it reads are the text's marks of beginning and end.
-        return self.tokenizer.decode(tokens[self.tokenizer.model_max_length - 2 :]).strip()
+        return str(self.tokenizer.decode(tokens[self.tokenizer.model_max_length - 2 :])).strip()
 
     @torch.no_grad()
     def encode(self, images: Images) -> Latents:
