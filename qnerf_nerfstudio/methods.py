@@ -104,9 +104,9 @@ _tiny.pipeline = QNerfPipelineConfig(
     tau=4,
     stop=0.2,
     chunk=8,
-    source_iterations=1200,
-    fit_iterations=400,
-    final_iterations=800,
+    source_iterations=1500,
+    fit_iterations=500,
+    final_iterations=1000,
 )
 
 qnerf_edit = MethodSpecification(

@@ -68,8 +68,15 @@ def check_model_set(config: EditorConfig, model: str) -> dict[str, Any]:
     }
     _check_parts(config, model, parts)
     if Path(model).exists():
-        for part in ("unet", "vae", "text_encoder"):
-            _check_weights("editor.model", Path(model) / part, CLASSES[part], config.variant)
+        folders = {part: Path(model) / part for part in ("unet", "vae", "text_encoder")}
+        # A part may lack the variant, but one that no part has is a mistake.
+        lacking = all(part_variant(folder, config.variant) is None for folder in folders.values())
+        if config.variant is not None and lacking:
+            raise UserError(
+                f"--pipeline.editor.model: {model} has no {config.variant} weights; leave out --pipeline.editor.variant"
+            )
+        for part, folder in folders.items():
+            _check_weights("editor.model", folder, CLASSES[part], config.variant)
     return parts["unet"]
 
 

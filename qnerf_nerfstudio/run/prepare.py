@@ -129,15 +129,7 @@ def prepare(
     load = partial(_load_editor, settings.editor, device, edit)
     editor, size, code_width = None, _carried_size(views.size, settings.editor.resolution), query_width
     if settings.editing == "diffusion":
-        editor = load()
-        for name in ("prompt", "source_prompt", "negative_prompt"):
-            if words := editor.dropped_words(getattr(edit, name)):
-                CONSOLE.print(
-                    f"{name}: the text encoder reads {editor.tokenizer.model_max_length - 2} tokens, it drops: {words}",
-                    style="yellow",
-                    soft_wrap=True,
-                    markup=False,
-                )
+        editor = _loaded(load, edit)
         size, layers = editor.image_size(*views.size), len(editor.layer_names)
         if query_width < layers:
             raise UserError(
@@ -170,6 +162,20 @@ def prepare(
         load_editor=load,
         editor=editor,
     )
+
+
+def _loaded(load: Callable[[], "ControlNetEditor"], edit: Edit) -> "ControlNetEditor":
+    """The editor; what its text encoder does not read of the prompts is told."""
+    editor = load()
+    for name in ("prompt", "source_prompt", "negative_prompt"):
+        if words := editor.dropped_words(getattr(edit, name)):
+            CONSOLE.print(
+                f"{name}: the text encoder reads {editor.tokenizer.model_max_length - 2} tokens, it drops: {words}",
+                style="yellow",
+                soft_wrap=True,
+                markup=False,
+            )
+    return editor
 
 
 def _begun(manifest: Manifest, artifacts: EditArtifacts, resume: bool) -> Manifest | None:

@@ -19,6 +19,7 @@ SHORT = [
     *("--pipeline.model.log2-hashmap-size", "15"),
     *("--pipeline.model.max-res", "512"),
     *("--pipeline.datamanager.train-num-rays-per-batch", "256"),
+    *("--pipeline.datamanager.pixel-sampler.region-share", "0"),
     *("--pipeline.start", "inverted"),
     *("--pipeline.tau", "2"),
     *("--pipeline.stop", "0.4"),

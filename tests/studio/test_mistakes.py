@@ -63,7 +63,7 @@ def wrong_edits(folder: Path, capture: Path) -> dict[str, Path]:
     ("edit", "settings", "words"),
     [
         ("none", {}, "nowhere.json does not exist"),
-        ("joint", {}, "joint 'r_elbow' is missing in target (did you mean 'r_ellbow'?)"),
+        ("joint", {}, "joint \"r_ellbow\" is none of OpenPose's (did you mean 'r_elbow'?)"),
         ("images", {}, "has 0 images for 10 photos"),
         (None, {"prompt": " "}, "--prompt is empty"),
         (None, {"max_num_iterations": 7}, "--max-num-iterations is 7"),
