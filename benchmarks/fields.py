@@ -65,7 +65,7 @@ class Judge:
             order = sorted(capture.names)
             training = [order.index(name) for name in capture.names[: capture.num_train]]
             images = photos_outside(capture, edited[training].movedim(1, -1).contiguous(), masks)
-            manager.set_targets(Targets(images=images, edit_masks=masks))
+            manager.set_targets(Targets(images=images, edit_masks=masks, drawn_masks=masks))
             model.begin_stage(0, "rgb", weights or model.initial_weights)
 
         return train_plain(data, self.work / "runs", self.edit, prepare, settings.final_iterations), data

@@ -27,6 +27,8 @@ Method = Literal[
     "unedited",
     "per-view",
     "per-view, lifted",
+    "carried",
+    "carried start",
     "one-shot",
     "progressive",
     "progressive, guidance too",
@@ -43,9 +45,13 @@ Method = Literal[
 ]
 SHAPED = ["--pipeline.model.queries-shape-density", "True"]
 """Where queries guide, they shape the field, as in the paper."""
+INVERTED = ["--pipeline.start", "inverted", "--pipeline.consolidation", "none"]
+"""View by view from the photos' noise: no motion is used, nothing is consolidated."""
 PRODUCT: dict[str, list[str]] = {
-    "per-view": ["--pipeline.consolidation", "none", "--pipeline.lift-controls", "False"],
-    "per-view, lifted": ["--pipeline.consolidation", "none"],
+    "per-view": [*INVERTED, "--pipeline.lift-controls", "False"],
+    "per-view, lifted": INVERTED,
+    "carried": ["--pipeline.editing", "carried"],
+    "carried start": ["--pipeline.consolidation", "none"],
     "one-shot": ["--pipeline.consolidation", "one-shot"],
     "progressive": [],
     "progressive, guidance too": [*SHAPED, "--pipeline.editor.guidance-strength", "0.05"],
