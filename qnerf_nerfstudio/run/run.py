@@ -154,7 +154,8 @@ class EditRun:
         weights = {name: value.to(self.model.device) for name, value in weights.items()}
         if scene == "captured":
             return Look(weights)
-        if self.prepared.motion is None:
+        config = self.plan.config
+        if self.prepared.motion is None or "carried" not in (config.start, config.editing):
             raise ValueError("no view is carried: the run begins from the photos")
         if not self.artifacts.anatomy.path.exists():
             raise ValueError("what moves is read off the field of the photos when that is trained")

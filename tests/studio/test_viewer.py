@@ -38,7 +38,16 @@ def test_an_edit_is_watched_steered_and_stays_responsive(page: Page, capture: Pa
     port = free_port()
     options = [
         *("--pipeline.editor.num-steps", "10", "--pipeline.editor.resolution", "64", "--pipeline.tau", "2"),
-        *("--pipeline.stop", "0.3", "--pipeline.source-iterations", "20", "--pipeline.fit-iterations", "60"),
+        *(
+            "--pipeline.start",
+            "inverted",
+            "--pipeline.stop",
+            "0.3",
+            "--pipeline.source-iterations",
+            "20",
+            "--pipeline.fit-iterations",
+            "60",
+        ),
         *("--pipeline.final-iterations", "150", "--pipeline.chunk", "5"),
         *("--viewer.websocket-port", str(port), "--viewer.quit-on-train-completion", "True"),
     ]
