@@ -1,6 +1,9 @@
 """Settings of a procedural capture."""
 
 from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
 
 
 @dataclass
@@ -9,9 +12,9 @@ class CaptureConfig:
 
     seed: int = 0
     """Seed of the figure, its poses and the cameras; the same seed gives the same files."""
-    num_views: int = 24
+    num_views: Annotated[int, tyro.conf.arg(aliases=("--views",))] = 24
     """Number of photos."""
-    num_novel_views: int = 8
+    num_novel_views: Annotated[int, tyro.conf.arg(aliases=("--novel-views",))] = 8
     """Number of further cameras, whose true edited views are written but no photos."""
     size: int = 256
     """Width and height of every image in pixels."""
