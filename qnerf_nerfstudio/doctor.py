@@ -17,6 +17,7 @@ from rich.table import Table
 
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.diffusion.bundled import BUNDLED_FOLDER
+from qnerf_nerfstudio.diffusion.config import EditorConfig
 
 PACKAGES = ("nerfstudio", "torch", "diffusers", "transformers", "safetensors", "viser", "tyro", "gsplat", "trimesh")
 METHODS = ("qnerf-edit", "qnerf-edit-small", "qnerf-edit-tiny")
@@ -128,17 +129,17 @@ def _system(name: str, found: bool, without: str, package: str) -> Finding:
 
 def _model(name: str, folder: Path) -> Finding:
     """Whether a folder holds a diffusers model set, or a ControlNet, that an edit can load."""
-    from qnerf_nerfstudio.diffusion.config import EditorConfig  # noqa: PLC0415 - the hub's library
-    from qnerf_nerfstudio.diffusion.model_check import check_controlnet, check_model_set  # noqa: PLC0415
+    # It imports the hub's library, which may be what is missing here.
+    from qnerf_nerfstudio.diffusion import model_check  # noqa: PLC0415
 
     if not folder.is_dir():
         return Finding(name, "broken", f"{folder} is no folder; download it with hf download")
     settings = folder / "config.json"
     try:
         if settings.exists() and not (folder / "unet").exists():
-            check_controlnet("this model", {}, str(folder))
+            model_check.check_controlnet("this model", {}, str(folder))
             return Finding(name, "ok", f"a ControlNet: {folder}")
-        check_model_set(EditorConfig(num_steps=1), str(folder))
+        model_check.check_model_set(EditorConfig(num_steps=1), str(folder))
     except UserError as error:
         return Finding(name, "broken", re.sub(r"^--pipeline\.editor\.(model|controlnet):? ", "", str(error)))
     return Finding(name, "ok", str(folder))

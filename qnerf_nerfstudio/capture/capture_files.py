@@ -4,16 +4,24 @@ import os
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import MAX_AUTO_RESOLUTION
 from PIL import Image
 
-from qnerf_nerfstudio.capture.table import SIZES, frame_camera
+from qnerf_nerfstudio.capture.table import SIZES, FrameCamera, frame_camera
 from qnerf_nerfstudio.common.console import CONSOLE
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.common.files import is_inside
-from qnerf_nerfstudio.common.images import FORMATS, MAX_PIXELS, eight_bits, open_image, same_shape, upright_size
+from qnerf_nerfstudio.common.images import (
+    FORMATS,
+    MAX_PIXELS,
+    eight_bits,
+    has_alpha,
+    open_image,
+    same_shape,
+    upright_size,
+)
 from qnerf_nerfstudio.common.wording import error_text, quoted
 
 
@@ -24,6 +32,17 @@ def holders(document: dict[str, Any], frames: list[dict[str, Any]], key: str) ->
         return
     for number, frame in enumerate(frames):
         yield f"frames[{number}].{key}", frame
+
+
+class Seen(NamedTuple):
+    """What was seen of an image without keeping it."""
+
+    size: tuple[int, int]
+    """Width and height, upright."""
+    turned: bool
+    """Whether its EXIF orientation turns it."""
+    transparent: bool
+    """Whether it has transparency."""
 
 
 class CaptureFiles:
@@ -38,7 +57,6 @@ class CaptureFiles:
     def __init__(self, transforms: Path, outside: bool, downscale: int | None) -> None:
         self.transforms, self.folder, self.outside = transforms, transforms.parent, outside
         self.downscale = downscale
-        self.turned, self.transparent = 0, 0
 
     def check(self, document: dict[str, Any], frames: list[dict[str, Any]]) -> None:
         """Check photos, masks and sparse points."""
@@ -49,29 +67,34 @@ class CaptureFiles:
         photos = self._located("file_path", names, "images_")
         self._check_there("photos", photos)
         cameras = [frame_camera(document, frame) for frame in frames]
-        sizes = [self._inspect(photo, (each.w, each.h)) for photo, each in zip(photos, cameras, strict=True)]
+        seen = [self._inspect(photo, (each.w, each.h)) for photo, each in zip(photos, cameras, strict=True)]
+        sizes = [each.size for each in seen]
         for photo, other in zip(photos, sizes, strict=True):
             if other != sizes[0]:
                 raise UserError(
                     f"{self.transforms}: the photos have different sizes ({photos[0]} is {_size(sizes[0])}, {photo} "
                     f"{_size(other)}); qnerf-edit needs one size, rescale them first"
                 )
-        turned, transparent = self.turned, self.transparent
-        self._check_stated(document, frames, sizes[0])
+        self._check_stated(document, frames, cameras, sizes[0])
         self._check_masks(frames, sizes[0])
-        if turned:
+        if turned := sum(each.turned for each in seen):
             CONSOLE.print(
                 f"{turned} of {len(photos)} photos are read upright, as their EXIF orientation says and "
                 f"{self.transforms.name} states their size.",
                 soft_wrap=True,
                 markup=False,
             )
-        if transparent:
+        if transparent := sum(each.transparent for each in seen):
             CONSOLE.print(f"{transparent} of {len(photos)} photos have transparency; they are read over white.")
 
-    def _check_stated(self, document: dict[str, Any], frames: list[dict[str, Any]], size: tuple[int, int]) -> None:
+    def _check_stated(
+        self,
+        document: dict[str, Any],
+        frames: list[dict[str, Any]],
+        cameras: list[FrameCamera],
+        size: tuple[int, int],
+    ) -> None:
         """Check that w and h are those of the photos, where these are smaller ones up to their scale."""
-        cameras = [frame_camera(document, frame) for frame in frames]
         for key, length in zip(SIZES, size, strict=True):
             for (where, holder), camera in zip(holders(document, frames, key), cameras, strict=False):
                 stated = (camera.w, camera.h)
@@ -99,7 +122,7 @@ class CaptureFiles:
             masks = self._located(key, names, "masks_")
             self._check_there("masks", masks)
             for mask in masks:
-                found = self._inspect(mask, size)
+                found = self._inspect(mask, size).size
                 if found != size:
                     raise UserError(
                         f"{self.transforms}: mask_path: {mask} is {_size(found)} pixels, the photos are {_size(size)}; "
@@ -132,8 +155,7 @@ class CaptureFiles:
         name = names[0]
         if not os.path.isfile(self.folder / name):
             self._check_there("photos", [self.folder / each for each in names])
-        longest = max(self._inspect(self.folder / name, None))
-        self.turned = self.transparent = 0
+        longest = max(self._inspect(self.folder / name, None).size)
         power = 0
         while longest / 2**power > MAX_AUTO_RESOLUTION:
             if not (self.folder / f"{prefix}{2 ** (power + 1)}" / Path(name).name).exists():
@@ -169,13 +191,13 @@ class CaptureFiles:
             )
         return "put them there, or take their frames out"
 
-    def _inspect(self, path: Path, stated: tuple[int, int] | None) -> tuple[int, int]:
-        """Width and height of an image that can be read, upright where `stated` (width, height) says so."""
+    @staticmethod
+    def _inspect(path: Path, stated: tuple[int, int] | None) -> Seen:
+        """What there is to know of an image that can be read, upright where `stated` (width, height) says so."""
         try:
             with open_image(path, FORMATS) as image:
                 size = image.size if stated is None else upright_size(image, stated)
-                self.turned += size != image.size
-                self.transparent += "A" in image.mode or "transparency" in image.info
+                seen = Seen(size, turned=size != image.size, transparent=has_alpha(image))
                 if image.mode in ("I", "F"):
                     eight_bits(image)
                 elif image.format == "PNG":
@@ -191,7 +213,7 @@ class CaptureFiles:
             raise UserError(
                 f"{path} cannot be read as an image ({error_text(error)}); copy or export it again, as PNG or JPEG"
             ) from error
-        return size
+        return seen
 
 
 def _plain(name: str) -> str:

@@ -58,13 +58,11 @@ def eight_bits(image: Image.Image) -> Image.Image:
         ValueError: The mode has no range by itself, and the values do not tell it.
     """
     mode = image.mode
-    if mode.startswith("I;16"):
+    # Netpbm's format states its largest value, and Pillow scales it to 16 bits.
+    if mode.startswith("I;16") or (mode == "I" and image.format == "PPM"):
         return _grey(np.asarray(image).astype(np.float64) / 65535)
     if mode == "I":
-        # Netpbm's format states its largest value, and Pillow scales by it.
-        if image.format != "PPM":
-            raise ValueError("32-bit integers have no stated range; save it with 8 or 16 bits")
-        return _grey(np.asarray(image).astype(np.float64) / 65535)
+        raise ValueError("32-bit integers have no stated range; save it with 8 or 16 bits")
     if mode == "F":
         values = np.asarray(image).astype(np.float64)
         if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
@@ -72,8 +70,12 @@ def eight_bits(image: Image.Image) -> Image.Image:
         return _grey(values)
     if mode in ("RGB", "RGBA") and "transparency" not in image.info:
         return image
-    transparent = "a" in mode.lower().removeprefix("lab") or "transparency" in image.info
-    return image.convert("RGBA" if transparent else "RGB")
+    return image.convert("RGBA" if has_alpha(image) else "RGB")
+
+
+def has_alpha(image: Image.Image) -> bool:
+    """Whether an image has an alpha channel, or a colour that stands for nothing."""
+    return "a" in image.mode.lower().removeprefix("lab") or "transparency" in image.info
 
 
 def _grey(values: NDArray[np.float64]) -> Image.Image:

@@ -144,7 +144,7 @@ class EditRun:
         """What shows a scene; None: the field as it is now.
 
         Raises:
-            ValueError: There is no such scene, or not yet.
+            ValueError: The run has no such scene at this step.
         """
         if scene == "edited":
             return None
@@ -200,12 +200,13 @@ class EditRun:
         prepared = self.prepared
         editor, self._editor = self._editor or prepared.load_editor(), None
         edit = prepared.edit
+        prompts = Prompts(*map(editor.encode_prompt, (edit.source_prompt, edit.prompt, edit.negative_prompt)))
         self._slices = SliceRunner(
             editor=editor,
             plan=self.plan,
             artifacts=prepared.artifacts,
-            prompts=Prompts(*map(editor.encode_prompt, (edit.source_prompt, edit.prompt, edit.negative_prompt))),
-            carried_prompt=editor.encode_prompt(edit.prompt),
+            prompts=prompts,
+            carried_prompt=prompts.target,
             source_controls=prepared.projected.source,
             target_controls=prepared.projected.target,
             names=prepared.capture.names,
