@@ -7,12 +7,13 @@ import pytest
 import torch
 import trimesh
 from helpers import fuzzing
-from helpers.cameras import views
+from helpers.cameras import ring, views
 from helpers.documents import BOX_EDIT, GOOD, MESH_EDIT, with_control, write_edit
 
 from qnerf_nerfstudio.capture.cameras import Views
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.common.images import load_images
+from qnerf_nerfstudio.controls import draw
 from qnerf_nerfstudio.controls.draw import control_images
 from qnerf_nerfstudio.edit.reading import load_edit
 from qnerf_nerfstudio.toy.capture import write_capture
@@ -94,3 +95,11 @@ def test_mesh_and_boxes_of_a_capture_stand_where_the_truth_stands(tmp_path: Path
 
 def _mask(path: Path) -> torch.Tensor:
     return load_images([path])[0][..., 0] > 0.5
+
+
+def test_a_solid_around_all_cameras_is_told(capsys: pytest.CaptureFixture) -> None:
+    views = ring(4)
+    reach = 2 * float(views.c2w[:, :, 3].abs().max()) + 1
+    for size, told in ((2 * reach, True), (0.1, False)):
+        draw._tell_of_units(views, [trimesh.creation.box([size] * 3)], "edit.json: control.source")
+        assert ("encloses every camera" in capsys.readouterr().out.replace("\n", " ")) == told
