@@ -17,6 +17,8 @@ from qnerf_nerfstudio.common.wording import error_text
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 FORMATS = ("PNG", "JPEG", "WEBP")
 """What a file may be whatever its suffix says."""
+LARGEST_DRAWING = 1024
+"""Drawings whose shorter side is twice this or more are reduced before skeletons are looked for."""
 
 
 def load_control_images(
@@ -34,7 +36,17 @@ def load_control_images(
         UserError: The folder or an image is missing, unreadable, too large or of another aspect ratio, or the images
             are not those of the photos.
     """
-    return _load(folder, names, photo_size, size, "control images", lambda image: opaque(image, BLACK))
+    images = _load(folder, names, photo_size, "control images", lambda image: _resized(opaque(image, BLACK), size))
+    return torch.stack(images)
+
+
+def load_drawings(folder: Path, names: list[str], photo_size: tuple[int, int]) -> list[UInt8[Tensor, "_ _ 3"]]:
+    """Load control images at their own size, those of many megapixels reduced; see `load_control_images`."""
+
+    def reduced(image: Image.Image) -> Image.Image:
+        return opaque(image, BLACK).reduce(max(1, min(image.size) // LARGEST_DRAWING))
+
+    return _load(folder, names, photo_size, "control images", reduced)
 
 
 def load_masks(
@@ -42,17 +54,17 @@ def load_masks(
 ) -> Bool[Tensor, "V H W"]:
     """Load the masks of all views, resampled to `size`; see `load_control_images`. True where an image is bright and
     opaque."""
-    return _load(folder, names, photo_size, size, "masks", coverage) > 127
+    return torch.stack(_load(folder, names, photo_size, "masks", lambda image: _resized(coverage(image), size))) > 127
 
 
 def _load(
     folder: Path,
     names: list[str],
     photo_size: tuple[int, int],
-    size: tuple[int, int],
     what: str,
     convert: Callable[[Image.Image], Image.Image],
-) -> Tensor:
+) -> list[UInt8[Tensor, "_ _ *channels"]]:
+    """The images of all views as `convert` returns them."""
     if not os.path.isdir(folder):
         raise UserError(f"{what}: {folder} is not a folder; edit.json names it")
     try:
@@ -74,7 +86,12 @@ def _load(
             f"{what}: {folder} has {len(found)} images for {len(names)} photos{detail}; "
             f"put one image per photo there, named as the photo"
         )
-    return torch.stack([_read(found[stem], photo_size, size, what, convert) for stem in stems])
+    return [_read(found[stem], photo_size, what, convert) for stem in stems]
+
+
+def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """An image at a height and width."""
+    return image.resize((size[1], size[0]), Image.Resampling.LANCZOS)
 
 
 def _is_image(path: Path) -> bool:
@@ -85,19 +102,17 @@ def _is_image(path: Path) -> bool:
 def _read(
     path: Path,
     photo_size: tuple[int, int],
-    size: tuple[int, int],
     what: str,
     convert: Callable[[Image.Image], Image.Image],
-) -> UInt8[Tensor, "H W *channels"]:
-    """One image, resampled."""
+) -> UInt8[Tensor, "_ _ *channels"]:
+    """One image as `convert` returns it."""
     expected = (photo_size[1], photo_size[0])
     try:
         with open_image(path, FORMATS) as image:
             turned = upright(image, expected)
             found = turned.size
             if same_shape(found, expected):
-                resized = convert(turned).resize((size[1], size[0]), Image.Resampling.LANCZOS)
-                return torch.from_numpy(np.array(resized))
+                return torch.from_numpy(np.array(convert(turned)))
     except Image.DecompressionBombError as error:
         raise UserError(
             f"{what}: {path} has more than {MAX_PIXELS // 10**6} megapixels; scale it down to the photo's size"

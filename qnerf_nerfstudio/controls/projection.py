@@ -9,8 +9,9 @@ from torch import Tensor
 from qnerf_nerfstudio.capture.cameras import Views
 from qnerf_nerfstudio.common.console import CONSOLE
 from qnerf_nerfstudio.controls.draw import control_images, differing_pixels
+from qnerf_nerfstudio.controls.images import load_drawings
 from qnerf_nerfstudio.controls.influence import RegionOfInfluence, find_region_of_influence
-from qnerf_nerfstudio.controls.lifting import LiftedSkeleton, lift_skeleton
+from qnerf_nerfstudio.controls.lifting import LiftedSkeleton, NoSkeletonError, lift_skeleton
 from qnerf_nerfstudio.edit.schema import Edit, Everywhere, ImagesControl, control_kind
 
 
@@ -67,7 +68,7 @@ def project_edit(
     source, target = control_images(edit, folder, views, names, to_scene, size)
     lifted = None
     if lift and isinstance(edit.control, ImagesControl) and control_kind(edit.control) == "openpose":
-        lifted = _lift_controls(views.resized(size), source, target, num_train)
+        lifted = _lift_controls(edit.control, folder, views[:num_train], names, size)
         if lifted is not None:
             source, target = (skeleton.draw(views.resized(size)) for skeleton in lifted)
     if not restrict:
@@ -78,18 +79,32 @@ def project_edit(
 
 
 def _lift_controls(
-    views: Views, source: Float[Tensor, "V 3 H W"], target: Float[Tensor, "V 3 H W"], num_train: int
+    control: ImagesControl, folder: Path, views: Views, names: list[str], size: tuple[int, int]
 ) -> tuple[LiftedSkeleton, LiftedSkeleton] | None:
-    """The two skeletons that control images of the training views show; None where they show no such skeletons."""
-    before, after = (lift_skeleton(views[:num_train], images[:num_train]) for images in (source, target))
-    if before is None or after is None:
-        CONSOLE.print(
-            f"The control images of the {'source' if before is None else 'target'} show no single OpenPose skeleton "
-            f"that the views agree on: all of them are used as they are.",
-            style="yellow",
-            soft_wrap=True,
-        )
-        return None
+    """The two skeletons that control images of the training views show; None where they show none.
+
+    Args:
+        control: The control.
+        folder: Folder of edit.json.
+        views: Cameras of the training views.
+        names: File name of every view's photo, those of training views first.
+        size: Height and width of the control images as they are drawn anew.
+    """
+    skeletons = []
+    for key, images in (("source", control.source), ("target", control.target)):
+        try:
+            drawings = load_drawings(folder / images, names, views.size)[: len(views)]
+            skeletons.append(lift_skeleton(views.resized(size), drawings))
+        except NoSkeletonError as error:
+            CONSOLE.print(
+                f"The control images of the {key} show no single OpenPose skeleton: {error}. All of them are used as "
+                f"they are.",
+                style="yellow",
+                soft_wrap=True,
+                markup=False,
+            )
+            return None
+    before, after = skeletons
     CONSOLE.print(
         f"Control images are drawn anew from skeletons lifted to 3D: {len(before.bones)} bones in the source, "
         f"{len(after.bones)} in the target.",

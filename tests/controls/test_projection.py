@@ -1,5 +1,6 @@
 """An edit projected into a capture: control images of one skeleton are stated as it."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,13 @@ import torch
 from helpers.cameras import SCENE_BOX
 from settings import Setting, write_scene
 
+from qnerf_nerfstudio.capture.cameras import transform_points
 from qnerf_nerfstudio.capture.capture import read_capture
-from qnerf_nerfstudio.common.images import write_png
+from qnerf_nerfstudio.common.images import to_unit, write_png
 from qnerf_nerfstudio.controls.projection import ProjectedEdit, project_edit
+from qnerf_nerfstudio.controls.skeleton import draw_skeleton
 from qnerf_nerfstudio.edit.reading import load_edit
+from qnerf_nerfstudio.edit.schema import SkeletonControl
 
 
 def project(data: Path, lift: bool) -> ProjectedEdit:
@@ -44,4 +48,25 @@ def test_control_images_that_cannot_be_lifted_are_used_as_they_are(
         write_png(path, torch.rand(3, 128, 128, generator=torch.Generator().manual_seed(0)))
     given, kept = (project(tmp_path, lift) for lift in (False, True))
     assert torch.equal(given.source, kept.source) and torch.equal(given.target, kept.target)
-    assert "images of the target show no single OpenPose skeleton" in capsys.readouterr().out.replace("\n", " ")
+    assert "images of the target show no single OpenPose skeleton: " in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_drawings_of_512_pixels_are_lifted_for_a_method_of_128(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_scene(tmp_path, 3, 12, "tight", size=128)
+    capture, control = read_capture(tmp_path), load_edit(tmp_path / "edit.json").control
+    assert isinstance(control, SkeletonControl)
+    views = capture.views().resized((512, 512))
+    stated = project(tmp_path, True)
+    for key in ("source", "target"):
+        stated_joints = getattr(control, key).items()
+        joints = {name: transform_points(torch.tensor(at), capture.to_scene) for name, at in stated_joints}
+        for name, image in zip(capture.names, draw_skeleton(views, joints, control.all_bones), strict=True):
+            write_png(tmp_path / "controls" / key / name, to_unit(image))
+    document = json.loads((tmp_path / "edit.json").read_text())
+    images = {"type": "images", "kind": "openpose", "source": "controls/source", "target": "controls/target"}
+    (tmp_path / "edit.json").write_text(json.dumps({**document, "control": images}))
+    lifted = project(tmp_path, True)
+    assert "lifted to 3D: 13 bones" in capsys.readouterr().out.replace("\n", " ")
+    assert (lifted.target - stated.target).abs().mean() < 0.004
