@@ -8,13 +8,13 @@ import torch
 import trimesh
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras, CameraType
-from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.utils.io import load_from_json
 from numpy.typing import NDArray
 from torch import Tensor
 
 from qnerf_nerfstudio.capture.cameras import Views, invert_affine, transform_cameras
 from qnerf_nerfstudio.capture.check import check_capture
+from qnerf_nerfstudio.capture.colmap import parser_of, photos_of
 from qnerf_nerfstudio.capture.coordinates import dataset_to_scene
 from qnerf_nerfstudio.capture.paths import transforms_path
 from qnerf_nerfstudio.capture.photos import EditedDataset
@@ -103,14 +103,17 @@ class Capture:
 def read_capture(data: Path) -> Capture:
     """The capture in a folder, or of a transforms file, checked before anything is read.
 
+    A folder without transforms.json may hold COLMAP's model.
+
     Raises:
         UserError: The capture cannot be used.
     """
-    check_capture(data)
-    parser = NerfstudioDataParserConfig(data=data).setup()
-    splits = disjoint(*(parser.get_dataparser_outputs(split) for split in ("train", "val")))
-    training, held_out = (with_frame_cameras(split, data) for split in splits)
-    return Capture(data, EditedDataset(training), EditedDataset(held_out), dataset_to_scene(training, data))
+    with parser_of(data) as parser:
+        check_capture(parser.data, photos=photos_of(parser))
+        splits = disjoint(*(parser.setup().get_dataparser_outputs(split) for split in ("train", "val")))
+        training, held_out = (with_frame_cameras(split, parser.data) for split in splits)
+        to_scene = dataset_to_scene(training, parser.data)
+    return Capture(data, EditedDataset(training), EditedDataset(held_out), to_scene)
 
 
 def _intrinsics(cameras: Cameras) -> Float[Tensor, "V 4"]:
@@ -124,11 +127,12 @@ def _distortion(cameras: Cameras) -> Float[Tensor, "V 6"]:
 
 def sparse_points(data: Path) -> tuple[Float[NDArray, "P 3"], NDArray[np.uint8]] | None:
     """Sparse points in the coordinates of transforms.json and their colours (bytes, [P, 3]), where it names some."""
-    transforms = transforms_path(data)
-    name = load_from_json(transforms).get("ply_file_path")
-    if name is None or not (transforms.parent / name).is_file():
-        return None
-    points = trimesh.load(transforms.parent / name, process=False)
+    with parser_of(data) as parser:
+        transforms = transforms_path(parser.data)
+        name = load_from_json(transforms).get("ply_file_path")
+        if name is None or not (transforms.parent / name).is_file():
+            return None
+        points = trimesh.load(transforms.parent / name, process=False)
     if not isinstance(points, trimesh.PointCloud) or len(points.vertices) == 0:
         return None
     chosen = np.random.default_rng(0).permutation(len(points.vertices))[:MAX_POINTS]

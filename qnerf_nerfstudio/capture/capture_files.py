@@ -52,10 +52,12 @@ class CaptureFiles:
         transforms: The transforms file; paths start from its folder.
         outside: Whether they may lie outside of this folder.
         downscale: The dataparser's downscale_factor.
+        photos: Another folder that they may lie in.
     """
 
-    def __init__(self, transforms: Path, outside: bool, downscale: int | None) -> None:
+    def __init__(self, transforms: Path, outside: bool, downscale: int | None, photos: Path | None = None) -> None:
         self.transforms, self.folder, self.outside = transforms, transforms.parent, outside
+        self.folders = [self.folder] if photos is None else [self.folder, photos]
         self.downscale = downscale
 
     def check(self, document: dict[str, Any], frames: list[dict[str, Any]]) -> None:
@@ -134,7 +136,7 @@ class CaptureFiles:
         for name in names:
             if not isinstance(name, str) or not name.isprintable():
                 raise UserError(f"{self.transforms}: {key}: {quoted(name)} is no path; expected one from {self.folder}")
-            if not (self.outside or is_inside(self.folder, name)):
+            if not (self.outside or any(is_inside(folder, name) for folder in self.folders)):
                 raise UserError(
                     f"{self.transforms}: {key}: {name} leads out of the capture's folder; put the file there, or allow "
                     f"it by --pipeline.outside-paths True"

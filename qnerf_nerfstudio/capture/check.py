@@ -10,6 +10,7 @@ from nerfstudio.cameras.cameras import CAMERA_MODEL_TO_TYPE, CameraType
 from numpy.typing import NDArray
 
 from qnerf_nerfstudio.capture.capture_files import CaptureFiles, holders
+from qnerf_nerfstudio.capture.colmap import find_model
 from qnerf_nerfstudio.capture.paths import transforms_path
 from qnerf_nerfstudio.capture.table import DISTORTION
 from qnerf_nerfstudio.common.errors import UserError
@@ -23,7 +24,9 @@ CAMERA_MODELS = tuple(name for name, kind in CAMERA_MODEL_TO_TYPE.items() if kin
 ORIENTATIONS = ("pca", "up", "vertical", "none")
 
 
-def check_capture(data: Path, outside_paths: bool = False, downscale: int | None = None) -> None:
+def check_capture(
+    data: Path, outside_paths: bool = False, downscale: int | None = None, photos: Path | None = None
+) -> None:
     """Check everything of a capture that nerfstudio's dataparser and datasets rely on.
 
     Every photo's header is read, and its data looked at without being kept: PNGs by their checksums, JPEGs by decoding
@@ -33,6 +36,7 @@ def check_capture(data: Path, outside_paths: bool = False, downscale: int | None
         data: Folder with transforms.json, or such a file.
         outside_paths: Whether the files that it names may lie outside of its folder.
         downscale: The dataparser's downscale_factor; None lets it choose, as it does by default.
+        photos: Another folder that these files may lie in.
 
     Raises:
         UserError: Anything is missing, unreadable, out of its range, or does not fit the rest.
@@ -48,12 +52,17 @@ def check_capture(data: Path, outside_paths: bool = False, downscale: int | None
     _check_poses(transforms, frames)
     _check_placement(transforms, document)
     _check_splits(transforms, document, frames)
-    CaptureFiles(transforms, outside_paths, downscale).check(document, frames)
+    CaptureFiles(transforms, outside_paths, downscale, photos).check(document, frames)
 
 
 def _read(transforms: Path) -> dict[str, Any]:
     """The document in a transforms file."""
     if not os.path.isfile(transforms):
+        if model := find_model(transforms.parent):
+            raise UserError(
+                f"{transforms} does not exist, but COLMAP's model in {model} does; add colmap --colmap-path {model} to "
+                f"the command"
+            )
         raise UserError(
             f"{transforms} does not exist; --data is a nerfstudio dataset, make one of photos or a video with "
             f"ns-process-data"

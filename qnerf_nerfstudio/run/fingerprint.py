@@ -13,6 +13,7 @@ NOT_COMPARED = (
     "pipeline.model.prompt",
     "pipeline.datamanager.data",
     "pipeline.datamanager.dataparser.data",
+    "pipeline.datamanager.dataparser.photos",
     "pipeline.datamanager.edited_images",
     "pipeline.editor.device",
 )

@@ -22,8 +22,8 @@ def check_options(manager: QNerfDataManagerConfig, model: QNerfModelConfig) -> N
     if not isinstance(parser, NerfstudioDataParserConfig):
         name = type(parser).__name__.removesuffix("DataParserConfig")
         raise UserError(
-            f"--data is to be read by the dataparser {name}, but an edit is written for nerfstudio's own format; use "
-            f"nerfstudio-data (transforms.json, as ns-process-data makes it)"
+            f"--data is to be read by the dataparser {name}, but an edit is read for two formats only; use "
+            f"nerfstudio-data (transforms.json, as ns-process-data makes it) or colmap"
         )
     if model.predict_normals:
         raise UserError("--pipeline.model.predict-normals is True, but the edited field renders none; leave it out")

@@ -18,6 +18,7 @@ from torch.cuda.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
 from qnerf_nerfstudio.capture.check import check_capture
+from qnerf_nerfstudio.capture.colmap import photos_of
 from qnerf_nerfstudio.common import ranks
 from qnerf_nerfstudio.common.console import CONSOLE
 from qnerf_nerfstudio.common.errors import UserError, exit_on_user_error
@@ -100,8 +101,9 @@ class QNerfPipeline(VanillaPipeline):
     @staticmethod
     def _read_inputs(config: QNerfPipelineConfig) -> tuple[Path, Edit]:
         check_options(config.datamanager, config.model)
-        data = Path(config.datamanager.data or config.datamanager.dataparser.data)
-        check_capture(data, config.outside_paths, getattr(config.datamanager.dataparser, "downscale_factor", None))
+        parser = config.datamanager.dataparser
+        data = Path(config.datamanager.data or parser.data)
+        check_capture(data, config.outside_paths, getattr(parser, "downscale_factor", None), photos_of(parser))
         path = edit_path(data, config.edit)
         edit = load_edit(path, config.outside_paths)
         prompt = config.model.prompt

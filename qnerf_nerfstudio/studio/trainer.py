@@ -13,14 +13,19 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal
 
+from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import comms
 
+from qnerf_nerfstudio.capture.colmap import converted, write_transforms
 from qnerf_nerfstudio.common import ranks
 from qnerf_nerfstudio.common.console import CONSOLE
 from qnerf_nerfstudio.common.errors import UserError, exit_on_user_error
 from qnerf_nerfstudio.common.quiet import ignore_third_party_warnings
+from qnerf_nerfstudio.edit.reading import edit_path
+from qnerf_nerfstudio.field.datamanager import QNerfDataManagerConfig
 from qnerf_nerfstudio.run.artifacts import EditArtifacts
+from qnerf_nerfstudio.run.settings import RunSettings
 
 
 @dataclass
@@ -73,7 +78,26 @@ class QNerfTrainer(Trainer):
                     )
             CONSOLE.print(f"{folder} holds no checkpoint yet: the run begins with its first step.", soft_wrap=True)
             self.config.load_dir = None
+        with exit_on_user_error():
+            self._convert_capture()
         super().setup(test_mode)
+
+    def _convert_capture(self) -> None:
+        """Let a capture that holds COLMAP's model be read as one that holds a transforms.json."""
+        pipeline = self.config.pipeline
+        assert isinstance(pipeline, RunSettings) and isinstance(pipeline.datamanager, QNerfDataManagerConfig)
+        manager = pipeline.datamanager
+        parser = manager.dataparser
+        if not isinstance(parser, ColmapDataParserConfig):
+            return
+        parser.data = Path(manager.data or parser.data)
+        folder = self.base_dir / "capture"
+        if comms.is_main_process():
+            write_transforms(parser, folder)
+        ranks.barrier()
+        pipeline.edit = edit_path(parser.data, pipeline.edit)
+        manager.dataparser = converted(parser, folder)
+        manager.data = manager.dataparser.data
 
     def train(self) -> None:
         """Train; Ctrl-C stops after the training step at hand, a second one at once."""
