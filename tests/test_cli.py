@@ -59,7 +59,9 @@ def test_options_are_read(words: str, expected: dict[str, object]) -> None:
         assert command.capture == CaptureConfig(seed=1, num_views=4, num_novel_views=2, size=64)
 
 
-def test_a_report_is_written_where_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_is_written_where_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys, "argv", ["qnerf", "report", str(tmp_path), "--out", str(tmp_path / "page.html")])
     with pytest.raises(SystemExit) as stop:
         cli.main()
@@ -73,3 +75,7 @@ def test_a_report_is_written_where_it_is_asked_for(tmp_path: Path, monkeypatch: 
     (tmp_path / "edit/manifest.json").write_text(json.dumps(manifest))
     cli.main()
     assert "<html" in (tmp_path / "page.html").read_text()
+    monkeypatch.setattr(sys, "argv", ["qnerf", "report", str(tmp_path), "--out", str(tmp_path / "edit")])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert f"--out: {tmp_path / 'edit'} is a folder" in capsys.readouterr().out.replace("\n", "")

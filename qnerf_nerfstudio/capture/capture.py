@@ -60,7 +60,7 @@ class Capture:
         Raises:
             UserError: Photos differ in size or share a name, or a camera is not a perspective one.
         """
-        parts = [self.training.cameras, self.held_out.cameras]
+        parts = [split.cameras for split in (self.training, self.held_out) if len(split) > 0]
         heights = torch.cat([cameras.height.flatten() for cameras in parts])
         widths = torch.cat([cameras.width.flatten() for cameras in parts])
         if len(heights.unique()) > 1 or len(widths.unique()) > 1:

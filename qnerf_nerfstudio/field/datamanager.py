@@ -17,6 +17,7 @@ from qnerf_nerfstudio.capture.coordinates import dataset_to_scene
 from qnerf_nerfstudio.capture.photos import EditedDataset
 from qnerf_nerfstudio.capture.table import disjoint, with_frame_cameras
 from qnerf_nerfstudio.field.losses import Objective
+from qnerf_nerfstudio.field.no_views import NoCameras, NoViews
 from qnerf_nerfstudio.field.pixels import RegionPixelSampler, RegionPixelSamplerConfig
 
 
@@ -59,6 +60,9 @@ class QNerfDataManager(VanillaDataManager[EditedDataset]):
         self.targets = Targets()
         """What rays are handed out with."""
         self.use_edited_images(config.edited_images)
+        if len(self.eval_dataset) == 0:
+            self.eval_dataset.cameras = NoCameras()
+            self.eval_dataloader = NoViews()
 
     def create_train_dataset(self) -> EditedDataset:
         """The training views, with the cameras of their frames."""

@@ -63,7 +63,7 @@ def write_report(run: Path, out: Path | None = None) -> Path:
         out: The page; by default report.html in the run's folder.
 
     Raises:
-        UserError: The folder holds no edit, or its manifest is damaged.
+        UserError: The folder holds no edit, or its manifest is damaged, or `out` is a folder.
     """
     artifacts = EditArtifacts(run / "edit")
     if not artifacts.manifest.exists():
@@ -71,6 +71,8 @@ def write_report(run: Path, out: Path | None = None) -> Path:
             f"{run} holds no edit ({artifacts.manifest.relative_to(run)} is missing); name the folder with config.yml "
             f"in it"
         )
+    if out is not None and out.is_dir():
+        raise UserError(f"--out: {out} is a folder; name the page in it, such as {out / 'report.html'}")
     manifest = read_manifest(artifacts.manifest)
     config = (run / "config.yml").read_text(encoding="utf-8") if (run / "config.yml").exists() else ""
     seconds, losses = artifacts.load_progress()

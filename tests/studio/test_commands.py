@@ -15,6 +15,7 @@ import torch
 import torchvision
 import trimesh
 import yaml
+from helpers.captures import small_capture
 from helpers.commands import RUN, SHORT, command, edited_by, script, train, where, without_diffusion
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from PIL import Image
@@ -25,6 +26,7 @@ from qnerf_nerfstudio.diffusion.bundled import BUNDLED_FOLDER
 from qnerf_nerfstudio.methods import qnerf_edit_tiny
 from qnerf_nerfstudio.pages.report import query_errors
 from qnerf_nerfstudio.run.artifacts import EditArtifacts
+from qnerf_nerfstudio.toy.demo import environment_with_ffmpeg
 from qnerf_nerfstudio.toy.plain import train_plain
 from qnerf_nerfstudio.toy.truth import load_truth, render_views, score_run
 
@@ -165,6 +167,21 @@ def test_export_makes_a_point_cloud(run: Path, tmp_path: Path) -> None:
         "ns-export", "pointcloud", "--load-config", run / "config.yml", "--output-dir", tmp_path, *options
     )
     assert (tmp_path / "point_cloud.ply").stat().st_size > 1000
+
+
+def test_commands_that_need_held_out_views_say_so(tmp_path: Path, tiny_editor: Path) -> None:
+    folder = train(
+        small_capture(tmp_path, 4), tmp_path, tiny_editor, "nerfstudio-data", "--train-split-fraction", "1.0"
+    )
+    asked = ("ns-eval", "ns-render interpolate", "ns-render dataset --split test", "ns-render spiral")
+    for words in asked:
+        output = command(
+            *(*words.split(), "--load-config", folder / "config.yml"),
+            *("--output-path", tmp_path / ("out.json" if words == "ns-eval" else "out.mp4")),
+            code=2,
+            PATH=environment_with_ffmpeg(tmp_path)["PATH"],
+        )
+        assert "qnerf-edit: the run held no views out" in output.splitlines()[-1], words
 
 
 def test_score_compares_with_the_truth_and_an_unedited_field(
