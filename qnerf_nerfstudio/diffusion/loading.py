@@ -42,11 +42,21 @@ def load_editor(config: EditorConfig, device: torch.device | str, kind: str | No
 
     tokenizer = _load(CLIPTokenizer, "editor.model", model, subfolder="tokenizer", **common)
     text_encoder = _load_weights(CLIPTextModel, "editor.model", model, **variant("text_encoder"), **weights)
+    if (last := max(tokenizer.get_vocab().values(), default=0)) >= text_encoder.config.vocab_size:
+        raise UserError(
+            f"--pipeline.editor.model: {model}: its tokenizer has tokens up to {last}, its text_encoder reads "
+            f"{text_encoder.config.vocab_size} of them; download the model again, both come from one"
+        )
     unet = _load_weights(UNet2DConditionModel, "editor.model", model, **variant("unet"), **weights)
     vae = _load_weights(AutoencoderKL, "editor.model", model, **variant("vae"), **weights)
     scheduler = _load(DDIMScheduler, "editor.model", model, subfolder="scheduler", **common)
     controlnet = _load_weights(ControlNetModel, "editor.controlnet", control, **single)
-    return ControlNetEditor(vae, text_encoder, tokenizer, unet, controlnet, scheduler, config, device)
+    editor = ControlNetEditor(vae, text_encoder, tokenizer, unet, controlnet, scheduler, config, device)
+    try:
+        editor.encode_prompt("a trial")
+    except Exception as error:  # settings of a tokenizer fail only where it is used
+        raise UserError(cannot_load("editor.model", model, "tokenizer and text_encoder", error)) from error
+    return editor
 
 
 def _load(cls: Any, option: str, name: str, **kwargs: Any) -> Any:

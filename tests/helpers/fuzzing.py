@@ -191,9 +191,9 @@ def make_document(generator: random.Random) -> bytes:
     """A valid document with none to a few mutations, of its values or of its text."""
     document = copy.deepcopy(generator.choice(VALID))
     while generator.random() < 0.75:
-        _mutate(document, generator)
+        mutate(document, generator)
     text = json.dumps(document, ensure_ascii=generator.random() < 0.5).encode("utf-8", "surrogatepass")
-    return _mutate_text(text, generator) if generator.random() < 0.15 else text
+    return mutate_text(text, generator) if generator.random() < 0.15 else text
 
 
 def _places(value: Any) -> list[tuple[Any, Any]]:
@@ -202,7 +202,7 @@ def _places(value: Any) -> list[tuple[Any, Any]]:
     return [place for key, inner in items for place in [(value, key), *_places(inner)]]
 
 
-def _mutate(document: dict[str, Any], generator: random.Random) -> None:
+def mutate(document: dict[str, Any], generator: random.Random) -> None:
     """Change one place of a document."""
     places = _places(document)
     if not places:
@@ -229,7 +229,7 @@ def _mutate(document: dict[str, Any], generator: random.Random) -> None:
         container.extend(copy.deepcopy(container[: generator.choice((1, 1, 100))]))
 
 
-def _mutate_text(text: bytes, generator: random.Random) -> bytes:
+def mutate_text(text: bytes, generator: random.Random) -> bytes:
     """Change the text of a document: cut it, flip or repeat bytes, or nest it."""
     first, last = sorted(generator.randrange(len(text) + 1) for _ in range(2))
     depth = generator.choice((1, 100, 990, 5000, 200_000))
