@@ -195,11 +195,16 @@ class CaptureFiles:
 
     @staticmethod
     def _inspect(path: Path, stated: tuple[int, int] | None) -> Seen:
-        """What there is to know of an image that can be read, upright where `stated` (width, height) says so."""
+        """What there is to know of an image, upright where `stated` (width, height) says so.
+
+        Whether it can be read whole is seen only where its shape is as stated: others are refused for that.
+        """
         try:
             with open_image(path, FORMATS) as image:
                 size = image.size if stated is None else upright_size(image, stated)
                 seen = Seen(size, turned=size != image.size, transparent=has_alpha(image))
+                if stated is None or not same_shape(size, stated):
+                    return seen
                 if image.mode in ("I", "F"):
                     eight_bits(image)
                 elif image.format == "PNG":

@@ -225,6 +225,6 @@ def _check_splits(transforms: Path, document: dict[str, Any], frames: list[dict[
             raise UserError(f"{transforms}: {key}: expected a list of file paths, as the frames have them")
         unknown = [name for name in names if Path(name) not in known]
         if unknown:
-            raise UserError(f"{transforms}: {key}: {quoted(unknown[0])} is the file_path of no frame; write it as there")
+            raise UserError(f"{transforms}: {key}: {quoted(unknown[0])} is no frame's file_path; write it as there")
     if not document["train_filenames"]:
         raise UserError(f"{transforms}: train_filenames is empty; list the photos to train on, or leave all lists out")

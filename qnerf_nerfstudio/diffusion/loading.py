@@ -51,12 +51,21 @@ def load_editor(config: EditorConfig, device: torch.device | str, kind: str | No
     vae = _load_weights(AutoencoderKL, "editor.model", model, **variant("vae"), **weights)
     scheduler = _load(DDIMScheduler, "editor.model", model, subfolder="scheduler", **common)
     controlnet = _load_weights(ControlNetModel, "editor.controlnet", control, **single)
-    editor = ControlNetEditor(vae, text_encoder, tokenizer, unet, controlnet, scheduler, config, device)
     try:
-        editor.encode_prompt("a trial")
-    except Exception as error:  # settings of a tokenizer fail only where it is used
-        raise UserError(cannot_load("editor.model", model, "tokenizer and text_encoder", error)) from error
+        editor = ControlNetEditor(vae, text_encoder, tokenizer, unet, controlnet, scheduler, config, device)
+        _try(editor)
+    except UserError:
+        raise
+    except Exception as error:  # what settings of a part ask for may show only where it is used
+        raise UserError(cannot_load("editor.model", model, f"parts that work with {control}", error)) from error
     return editor
+
+
+def _try(editor: ControlNetEditor) -> None:
+    """Let every part compute once, on a small image."""
+    image = torch.zeros(1, 3, 2 * editor.stride, 2 * editor.stride)
+    prompt = editor.encode_prompt("a trial")
+    editor.decode(editor.invert_step(editor.encode(image), editor.num_steps - 1, prompt, image))
 
 
 def _load(cls: Any, option: str, name: str, **kwargs: Any) -> Any:

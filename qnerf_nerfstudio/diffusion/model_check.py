@@ -10,6 +10,7 @@ from huggingface_hub import hf_hub_download
 from safetensors import SafetensorError, safe_open
 
 from qnerf_nerfstudio.common.errors import UserError
+from qnerf_nerfstudio.common.wording import error_text
 from qnerf_nerfstudio.diffusion.config import EditorConfig
 
 CONFIGS = {
@@ -179,7 +180,7 @@ def cannot_load(option: str, name: str, part: str, error: Exception) -> str:
         if Path(name).exists()
         else f"the model {name}, neither a local folder nor reached on the hub"
     )
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    reason = error_text(error)
     return (
         f"--pipeline.{option}: cannot load {part} from {where} ({reason}); give the path of a downloaded diffusers "
         f"model with safetensors, check the id, or try the bundled editor with the method qnerf-edit-tiny"

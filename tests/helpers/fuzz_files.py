@@ -27,13 +27,13 @@ from unittest.mock import patch
 import numpy as np
 import torch
 import trimesh
-from helpers.captures import small_capture
-from helpers.fuzzing import NAMES, cameras, mutate, mutate_text
-from helpers.models import save_tiny_set
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from helpers.captures import small_capture
+from helpers.fuzzing import NAMES, cameras, mutate, mutate_text
+from helpers.models import save_tiny_set
 from qnerf_nerfstudio.capture import capture_files
 from qnerf_nerfstudio.capture.capture import read_capture
 from qnerf_nerfstudio.common.errors import UserError
@@ -237,7 +237,9 @@ class Models(Fuzzer):
 
     def read(self) -> None:
         """The editor, loaded as a run does."""
-        config = EditorConfig(model=str(self.model), controlnet=str(self.model / "controlnet"), num_steps=4, dtype="float32")
+        config = EditorConfig(
+            model=str(self.model), controlnet=str(self.model / "controlnet"), num_steps=4, dtype="float32"
+        )
         editor = load_editor(config, "cpu", "openpose")
         editor.encode_prompt("a figure")
 

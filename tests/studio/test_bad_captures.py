@@ -219,7 +219,7 @@ CAPTURE: Mistakes = {
     ),
     "split-of-unknown": (
         after(transforms("train_filenames", ["a.png"]), transforms("val_filenames", [])),
-        ("train_filenames: a.png is the file_path of no frame",),
+        ('train_filenames: "a.png" is no frame\'s file_path',),
     ),
     "applied-transform": (transforms("applied_transform", [[1, 0], [0, 1]]), ("applied_transform: expected 3 rows",)),
     "orientation": (transforms("orientation_override", "left"), ("orientation_override", "pca, up, vertical, none")),
