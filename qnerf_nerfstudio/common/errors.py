@@ -9,7 +9,13 @@ from rich.markup import escape
 
 
 class UserError(ValueError):
-    """Something the user gave cannot be used. The message is one sentence: what, where, expected, and the remedy."""
+    """Something the user gave cannot be used. The message is one sentence: what, where, expected, and the remedy.
+
+    Characters in it that cannot be printed, as names in files may have, are written as escapes.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(each if each.isprintable() else ascii(each)[1:-1] for each in message))
 
 
 def print_error(name: str, error: Exception, console: Console | None = None) -> None:

@@ -1,5 +1,6 @@
 """From an edit to the source and target control image of every view."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -31,9 +32,15 @@ from qnerf_nerfstudio.edit.schema import (
     MeshControl,
     MeshPlacement,
     SkeletonControl,
+    skeleton_parts,
+    solid_parts,
 )
 
 Images = Float[Tensor, "V 3 H W"]
+PlacedSkeleton = tuple[Mapping[str, Float[Tensor, "3"]], Sequence[tuple[str, str]]]
+"""Joints in scene coordinates, and bones."""
+HEAD = ("neck", "nose")
+"""The bone beyond which a head goes on."""
 
 
 def control_images(
@@ -67,12 +74,11 @@ def control_images(
         )
         return to_unit(source), to_unit(target)
     views = views.resized(size)
-    parts = control.parts if control.type == "parts" else (control,)
-    skeletons = [part for part in parts if isinstance(part, SkeletonControl)]
+    skeletons = skeleton_parts(control)
     if skeletons:
         drawn = _skeletons(skeletons, views, to_scene)
     else:
-        drawn = _solids([part for part in parts if not isinstance(part, SkeletonControl)], folder, views, to_scene)
+        drawn = _solids(solid_parts(control), folder, views, to_scene)
     for key, images in zip(("source", "target"), drawn, strict=True):
         if not images.any():
             raise UserError(
@@ -82,18 +88,56 @@ def control_images(
     return drawn
 
 
-def _skeletons(parts: list[SkeletonControl], views: Views, to_scene: Tensor) -> tuple[Images, Images]:
+def _skeletons(parts: Sequence[SkeletonControl], views: Views, to_scene: Tensor) -> tuple[Images, Images]:
     """Draw skeletons, later ones over earlier ones."""
     drawn = []
-    for key in ("source", "target"):
+    for placed in placed_skeletons(parts, to_scene):
         canvas = torch.zeros(len(views), *views.size, 3, dtype=torch.uint8)
-        for part in parts:
-            stated: dict = getattr(part, key)
-            joints = {name: transform_points(to_scene.new_tensor(at), to_scene) for name, at in stated.items()}
-            images = draw_skeleton(views, joints, part.all_bones)
+        for joints, bones in placed:
+            images = draw_skeleton(views, joints, bones)
             canvas = torch.where((images > 0).any(-1, keepdim=True), images, canvas)
         drawn.append(to_unit(canvas))
     return drawn[0], drawn[1]
+
+
+def placed_skeletons(
+    parts: Sequence[SkeletonControl], to_scene: Float[Tensor, "3 4"]
+) -> tuple[Sequence[PlacedSkeleton], Sequence[PlacedSkeleton]]:
+    """The skeletons of the captured and of the edited scene, in scene coordinates.
+
+    Args:
+        parts: The skeletons' controls.
+        to_scene: Takes points of the dataset's coordinates to scene coordinates.
+    """
+
+    def placed(stated: Mapping[str, Sequence[float]]) -> dict[str, Tensor]:
+        return {name: transform_points(to_scene.new_tensor(at), to_scene) for name, at in stated.items()}
+
+    before, after = ([(placed(getattr(part, key)), part.all_bones) for part in parts] for key in ("source", "target"))
+    return before, after
+
+
+def head_pixels(
+    before: Sequence[PlacedSkeleton], after: Sequence[PlacedSkeleton], views: Views
+) -> Bool[Tensor, "V H W"]:
+    """Where heads of OpenPose's skeletons move, with what is above the nose: no joint tells of hair and hats.
+
+    Args:
+        before: The skeletons of the captured scene.
+        after: The same in the edited scene.
+        views: The cameras.
+    """
+    moved = torch.zeros(len(views), *views.size, dtype=torch.bool)
+    for skeletons in zip(before, after, strict=True):
+        if all(HEAD in bones and set(HEAD) <= set(joints) for joints, bones in skeletons):
+            moved |= differing_pixels(*(_head(views, joints) for joints, _ in skeletons))
+    return moved
+
+
+def _head(views: Views, joints: Mapping[str, Float[Tensor, "3"]]) -> Images:
+    """The bone from the neck to the nose, and as far again."""
+    neck, nose = (joints[name] for name in HEAD)
+    return to_unit(draw_skeleton(views, {"neck": neck, "nose": 2 * nose - neck}, [HEAD]))
 
 
 def placed_mesh(placed: MeshPlacement | BoxPlacement, folder: Path, to_scene: Float[Tensor, "3 4"]) -> trimesh.Trimesh:
@@ -115,7 +159,7 @@ def placed_mesh(placed: MeshPlacement | BoxPlacement, folder: Path, to_scene: Fl
 
 
 def _solids(
-    parts: list[MeshControl | BoxControl], folder: Path, views: Views, to_scene: Tensor
+    parts: Sequence[MeshControl | BoxControl], folder: Path, views: Views, to_scene: Tensor
 ) -> tuple[Images, Images]:
     """Draw meshes and boxes as depth or as normals."""
     surfaces = []

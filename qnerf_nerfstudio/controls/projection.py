@@ -8,11 +8,11 @@ from torch import Tensor
 
 from qnerf_nerfstudio.capture.cameras import Views
 from qnerf_nerfstudio.common.console import CONSOLE
-from qnerf_nerfstudio.controls.draw import control_images, differing_pixels
+from qnerf_nerfstudio.controls.draw import control_images, differing_pixels, head_pixels, placed_skeletons
 from qnerf_nerfstudio.controls.images import load_drawings
 from qnerf_nerfstudio.controls.influence import RegionOfInfluence, find_region_of_influence
 from qnerf_nerfstudio.controls.lifting import LiftedSkeleton, NoSkeletonError, lift_skeleton
-from qnerf_nerfstudio.edit.schema import Edit, Everywhere, ImagesControl, control_kind
+from qnerf_nerfstudio.edit.schema import Edit, Everywhere, ImagesControl, control_kind, skeleton_parts
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,11 @@ def project_edit(
     if not restrict:
         edit = edit.model_copy(update={"region": Everywhere(type="everywhere"), "masks": None})
     different = differing_pixels(source, target)
+    if lifted is not None:
+        before, after = ([(each.joints, each.bones)] for each in lifted)
+    else:
+        before, after = placed_skeletons(skeleton_parts(edit.control), to_scene)
+    different |= head_pixels(before, after, views.resized(size))
     influence = find_region_of_influence(edit, folder, views, names, different, num_train, to_scene, scene_box)
     return ProjectedEdit(source, target, bool(different.any()), influence, lifted)
 

@@ -1,5 +1,6 @@
 """The motion that an edit states, if it states one."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -9,8 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from qnerf_nerfstudio.capture.cameras import transform_points
-from qnerf_nerfstudio.controls.draw import placed_mesh
+from qnerf_nerfstudio.controls.draw import placed_mesh, placed_skeletons
 from qnerf_nerfstudio.controls.lifting import LiftedSkeleton
 from qnerf_nerfstudio.deformation.bones import Skeleton
 from qnerf_nerfstudio.deformation.deformation import Deformation
@@ -18,7 +18,7 @@ from qnerf_nerfstudio.deformation.matter import Allowed, Anatomy, Density, Owner
 from qnerf_nerfstudio.deformation.meshes import MeshDeformation
 from qnerf_nerfstudio.deformation.skeleton import SkeletonDeformation
 from qnerf_nerfstudio.deformation.solids import BoxesDeformation
-from qnerf_nerfstudio.edit.schema import BoxControl, Edit, ImagesControl, MeshControl, SkeletonControl
+from qnerf_nerfstudio.edit.schema import BoxControl, Edit, ImagesControl, MeshControl, skeleton_parts, solid_parts
 
 
 class Motion(Protocol):
@@ -95,12 +95,10 @@ def stated_motion(
     control = edit.control
     if isinstance(control, ImagesControl):
         return _lifted_motion(lifted)
-    parts = control.parts if control.type == "parts" else (control,)
-    skeletons = [part for part in parts if isinstance(part, SkeletonControl)]
-    if skeletons:
-        placed = [(_placed(each.source, to_scene), _placed(each.target, to_scene)) for each in skeletons]
-        return _skeleton_motion([(*pair, each.all_bones) for pair, each in zip(placed, skeletons, strict=True)])
-    return _solids_motion([part for part in parts if not isinstance(part, SkeletonControl)], folder, to_scene)
+    if skeletons := skeleton_parts(control):
+        before, after = placed_skeletons(skeletons, to_scene)
+        return _skeleton_motion([(start, end, bones) for (start, bones), (end, _) in zip(before, after, strict=True)])
+    return _solids_motion(solid_parts(control), folder, to_scene)
 
 
 def _lifted_motion(lifted: tuple[LiftedSkeleton, LiftedSkeleton] | None) -> Motion | str:
@@ -114,7 +112,7 @@ def _lifted_motion(lifted: tuple[LiftedSkeleton, LiftedSkeleton] | None) -> Moti
     return _skeleton_motion([(before.joints, after.joints, bones)])
 
 
-def _solids_motion(parts: list[BoxControl | MeshControl], folder: Path, to_scene: Tensor) -> Motion | str:
+def _solids_motion(parts: Sequence[BoxControl | MeshControl], folder: Path, to_scene: Tensor) -> Motion | str:
     """The motion of boxes and meshes."""
     boxes = [part for part in parts if isinstance(part, BoxControl)]
     if len(boxes) == len(parts):
@@ -123,10 +121,6 @@ def _solids_motion(parts: list[BoxControl | MeshControl], folder: Path, to_scene
     if any(not np.array_equal(before.faces, after.faces) for before, after in pairs):
         return "meshes of other triangles in source and target are two shapes, and no motion"
     return SolidsMotion(MeshDeformation.of(pairs))
-
-
-def _placed(joints: dict, to_scene: Tensor) -> dict[str, Tensor]:
-    return {name: transform_points(to_scene.new_tensor(at), to_scene) for name, at in joints.items()}
 
 
 def _skeleton_motion(parts: list) -> SkeletonMotion:

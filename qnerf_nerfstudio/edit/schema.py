@@ -294,6 +294,20 @@ class Edit(_Strict):
         return prompt
 
 
+def skeleton_parts(control: Control) -> tuple[SkeletonControl, ...]:
+    """The skeletons of a control."""
+    return tuple(part for part in _parts(control) if isinstance(part, SkeletonControl))
+
+
+def solid_parts(control: Control) -> tuple[MeshControl | BoxControl, ...]:
+    """The meshes and boxes of a control."""
+    return tuple(part for part in _parts(control) if isinstance(part, MeshControl | BoxControl))
+
+
+def _parts(control: Control) -> tuple[SkeletonControl | MeshControl | BoxControl | ImagesControl, ...]:
+    return control.parts if isinstance(control, PartsControl) else (control,)
+
+
 def control_kind(control: Control) -> Kind | None:
     """What the images of a control show; None where the user did not say, or a skeleton is not OpenPose's."""
     if isinstance(control, SkeletonControl):

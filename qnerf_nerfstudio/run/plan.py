@@ -206,12 +206,12 @@ class Plan:
         return min(bisect_right(self.starts, step) - 1, len(self.stages) - 1)
 
     def training_span(self, step: int) -> range:
-        """The training steps around `step` that share one optimizer; fits, the final field and further attempts start
-        afresh."""
+        """The training steps around `step` that share one optimizer; what comes after the carried views, fits, the
+        final field and further attempts start afresh."""
         fresh = [
             start
-            for number, (start, stage) in enumerate(zip(self.starts, self.stages, strict=False))
-            if number > 0 and (stage.task in (Task.FIT, Task.FINAL) or stage.attempt > self.stages[number - 1].attempt)
+            for start, stage, before in zip(self.starts[1:], self.stages[1:], self.stages, strict=False)
+            if stage.task in (Task.FIT, Task.FINAL) or stage.attempt > before.attempt or before.task == Task.CARRY
         ]
         bounds = [0, *fresh, self.total]
         number = min(bisect_right(bounds, step), len(bounds) - 1)

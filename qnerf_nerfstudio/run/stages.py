@@ -105,7 +105,8 @@ def _write_dataset(run: EditRun, stage: Stage) -> None:
 
 @dataclass(frozen=True)
 class StageWork:
-    """What a stage does; by default it trains the field on the last fit, before the first one on the photos."""
+    """What a stage does; by default it trains the field on the last fit, before the first one on the carried views, if
+    there are any, and before these on the photos."""
 
     description: str
     """The stage in words; {interval} stands for its interval, from 1."""
@@ -151,10 +152,10 @@ def fit_targets(run: EditRun, fitted: int | None, final_images: Path | None = No
         run: The run.
         fitted: The interval of the fit; None before the first one.
         final_images: Folder of the edited views, by which colours shape the density and queries follow; None trains on
-            the fit's previews, or on the photos.
+            the fit's previews, on the carried views, or on the photos.
     """
     artifacts, capture = run.artifacts, run.prepared.capture
-    folder = final_images or (None if fitted is None else artifacts.previews(fitted))
+    folder = final_images or _shown(run, fitted)
     masks = run.prepared.projected.influence.masks
     masks = None if masks is None else masks[: capture.num_train]
     if folder is None:
@@ -170,6 +171,14 @@ def fit_targets(run: EditRun, fitted: int | None, final_images: Path | None = No
         code_widths=[layer.width for layer in codec.layers.values()],
         objective="rgb" if final_images else "queries",
     )
+
+
+def _shown(run: EditRun, fitted: int | None) -> Path | None:
+    """Folder of what edited views look like so far; None where there is nothing but the photos."""
+    if fitted is not None:
+        return run.artifacts.previews(fitted)
+    every = all(run.artifacts.carried(chunk).path.exists() for chunk in range(run.plan.chunks))
+    return run.artifacts.carried_views if every else None
 
 
 def carried_views(run: EditRun, indices: range) -> Float[Tensor, "V 3 h w"] | None:

@@ -352,11 +352,13 @@ class QNerfPipeline(VanillaPipeline):
         self._qnerf.look = self._run.look(scene)
 
     def _initial_weights(self, run: EditRun, stage: Stage) -> dict[str, Tensor]:
-        """Weights that a fit, the final field or another attempt starts from; none where it goes on with those that are
-        there."""
+        """Weights that a stage with fresh optimizers starts from; none where it goes on with those that are there."""
         if not self.config.warm_start:
             return self._qnerf.initial_weights
-        return {} if stage.task == Task.FIT else run.artifacts.source_field.load()
+        # A field that learned carried views knows the new pose; one that learned other edited views is blurred by them.
+        carried = run.plan.config.start == "carried" and stage.task == Task.FINAL
+        goes_on = carried or stage.task in (Task.INVERT, Task.FIT)
+        return {} if goes_on else run.artifacts.source_field.load()
 
     def _stage_optimizers(self, trainer: QNerfTrainer, length: int, resumed: bool) -> Optimizers:
         """Fresh optimizers whose learning rates decay over `length` steps; after a resume with the loaded state."""

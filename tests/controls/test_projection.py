@@ -15,6 +15,7 @@ from qnerf_nerfstudio.controls.projection import ProjectedEdit, project_edit
 from qnerf_nerfstudio.controls.skeleton import draw_skeleton
 from qnerf_nerfstudio.edit.reading import load_edit
 from qnerf_nerfstudio.edit.schema import SkeletonControl
+from qnerf_nerfstudio.toy.truth import load_truth
 
 
 def project(data: Path, lift: bool) -> ProjectedEdit:
@@ -70,3 +71,13 @@ def test_drawings_of_512_pixels_are_lifted_for_a_method_of_128(
     lifted = project(tmp_path, True)
     assert "lifted to 3D: 13 bones" in capsys.readouterr().out.replace("\n", " ")
     assert (lifted.target - stated.target).abs().mean() < 0.004
+
+
+def test_the_region_holds_hats(tmp_path: Path) -> None:
+    write_scene(tmp_path, 1, 12, "tight", size=128)
+    capture, truth = read_capture(tmp_path), load_truth(tmp_path, "train")
+    masks = project(tmp_path, True).influence.masks
+    assert masks is not None
+    masks = masks[[capture.names.index(name) for name in truth.names]]
+    assert not (truth.unions & ~masks).any()
+    assert masks.float().mean() < 0.65

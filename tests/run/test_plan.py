@@ -126,11 +126,12 @@ def test_hash_differs_between_plans() -> None:
 
 @given(plans())
 @settings(deadline=None)
-def test_training_spans_start_with_fits_and_the_final_field_and_cover_the_run(plan: Plan) -> None:
-    starts = {
-        0,
-        *(step for step in range(plan.total) if plan.at(step).first and plan.at(step).task in (Task.FIT, Task.FINAL)),
-    }
+def test_training_spans_start_where_the_field_learns_something_else_and_cover_the_run(plan: Plan) -> None:
+    def fresh(step: int) -> bool:
+        after_carried = plan.at(step - 1).task == Task.CARRY
+        return plan.at(step).first and (after_carried or plan.at(step).task in (Task.FIT, Task.FINAL))
+
+    starts = {0, *(step for step in range(1, plan.total) if fresh(step))}
     covered = []
     while len(covered) < plan.total:
         span = plan.training_span(len(covered))
