@@ -60,4 +60,5 @@ class QueryTargets:
 
     def replace_queries(self, layer: str, queries: Float[Tensor, "V N C"], weight: float) -> Float[Tensor, "V N C"]:
         """Queries of a layer moved towards their targets by `weight` in [0, 1]."""
-        return self.codec.layers[layer].replace(queries, self.codes[layer].flatten(1, 2), weight)
+        codec = self.codec.layers[layer]
+        return codec.replace(queries.unflatten(1, codec.size), self.codes[layer], weight).flatten(1, 2)

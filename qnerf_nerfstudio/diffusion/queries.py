@@ -1,10 +1,12 @@
 """Query maps and their PCA code.
 
-Queries are standardised per channel over all views, so that no channel and no layer drowns another, and coded by an
-orthonormal basis per layer, so that distances between codes are distances between (standardised) queries.
+Queries hold what is in the scene, and where it is in the image: a UNet's padding tells it. The mean over views at each
+place, the screen mean, is the second part, which no field in 3D can explain; the code is of what is left. That is
+standardised per channel, so that no channel and no layer drowns another, and coded by an orthonormal basis per layer,
+so that distances between codes are distances between (standardised) queries.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -31,10 +33,12 @@ class LayerCodec:
 
     size: tuple[int, int]
     """Height and width of the layer's query maps."""
-    mean: Float[Tensor, "C"]
-    """Mean of every channel over all views."""
+    mean: Float[Tensor, "H W C"]
+    """Mean of every channel over all views at each place: the screen mean."""
     std: Float[Tensor, "C"]
-    """Standard deviation of every channel over all views."""
+    """Standard deviation of every channel from the screen mean."""
+    screen: float
+    """Share of the variance of (standardised) queries that the screen mean explains, in the views it was made from."""
     basis: Float[Tensor, "C K"]
     """Orthonormal principal directions of the standardised queries, strongest first."""
 
@@ -43,20 +47,25 @@ class LayerCodec:
         """Number of code channels, K."""
         return self.basis.shape[1]
 
-    def encode(self, queries: Float[Tensor, "*batch C"]) -> Float[Tensor, "*batch K"]:
-        """Code of queries, in units of a standard deviation."""
+    def encode(self, queries: Float[Tensor, "*batch H W C"]) -> Float[Tensor, "*batch H W K"]:
+        """Code of query maps, in units of a standard deviation."""
         return ((queries.float() - self.mean) / self.std) @ self.basis
 
-    def decode(self, code: Float[Tensor, "*batch K"]) -> Float[Tensor, "*batch C"]:
-        """The queries with this code (what the code leaves out is taken to be the mean)."""
+    def decode(self, code: Float[Tensor, "*batch H W K"]) -> Float[Tensor, "*batch H W C"]:
+        """The query maps with this code (what the code leaves out is taken to be the screen mean)."""
         return code @ self.basis.T * self.std + self.mean
 
     def replace(
-        self, queries: Float[Tensor, "*batch C"], code: Float[Tensor, "*batch K"], weight: float
-    ) -> Float[Tensor, "*batch C"]:
+        self, queries: Float[Tensor, "*batch H W C"], code: Float[Tensor, "*batch H W K"], weight: float
+    ) -> Float[Tensor, "*batch H W C"]:
         """Move the code of `queries` towards `code` by `weight` in [0, 1]; what the code leaves out stays."""
         change = weight * (code - self.encode(queries))
         return queries + (change @ self.basis.T * self.std).to(queries.dtype)
+
+    def to(self, device: torch.device | str) -> "LayerCodec":
+        """The same on another device."""
+        moved = {name: getattr(self, name).to(device) for name in ("mean", "std", "basis")}
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True)
@@ -90,17 +99,14 @@ class QueryCodec:
 
     def to(self, device: torch.device | str) -> "QueryCodec":
         """The same codec on another device."""
-        moved = {
-            name: LayerCodec(layer.size, layer.mean.to(device), layer.std.to(device), layer.basis.to(device))
-            for name, layer in self.layers.items()
-        }
-        return QueryCodec(moved)
+        return QueryCodec({name: layer.to(device) for name, layer in self.layers.items()})
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that defines the codec, for safetensors."""
         named: dict[str, Tensor] = {}
         for name, layer in self.layers.items():
             named[f"{name}/size"] = torch.tensor(layer.size)
+            named[f"{name}/screen"] = torch.tensor(layer.screen)
             named |= {f"{name}/mean": layer.mean, f"{name}/std": layer.std, f"{name}/basis": layer.basis}
         return named
 
@@ -110,9 +116,8 @@ class QueryCodec:
         layers = {}
         for name in sorted({key.rsplit("/", 1)[0] for key in named}):
             height, width = named[f"{name}/size"].tolist()
-            layers[name] = LayerCodec(
-                (height, width), named[f"{name}/mean"], named[f"{name}/std"], named[f"{name}/basis"]
-            )
+            parts = {part: named[f"{name}/{part}"] for part in ("mean", "std", "basis")}
+            layers[name] = LayerCodec((height, width), screen=float(named[f"{name}/screen"]), **parts)
         return QueryCodec(layers)
 
 
@@ -125,7 +130,6 @@ class CodecFit:
 
     def __init__(self, width: int) -> None:
         self.code_width = width
-        self.sizes: dict[str, tuple[int, int]] = {}
         self.counts: dict[str, int] = {}
         self.sums: dict[str, Tensor] = {}
         self.moments: dict[str, Tensor] = {}
@@ -133,23 +137,28 @@ class CodecFit:
     def add(self, maps: QueryMaps) -> None:
         """Take the query maps of a chunk of views into account."""
         for name, queries in maps.items():
-            flat = queries.flatten(0, 2).double()
-            self.sizes[name] = (queries.shape[1], queries.shape[2])
-            self.counts[name] = self.counts.get(name, 0) + len(flat)
-            self.sums[name] = self.sums.get(name, 0) + flat.sum(0)
+            doubles = queries.double()
+            flat = doubles.flatten(0, 2)
+            self.counts[name] = self.counts.get(name, 0) + len(queries)
+            self.sums[name] = self.sums.get(name, 0) + doubles.sum(0)
             self.moments[name] = self.moments.get(name, 0) + flat.T @ flat
 
     def codec(self) -> QueryCodec:
         """The codec of all chunks added so far."""
         layers = {}
         for name in sorted(self.moments):
-            moment = self.moments[name]
+            height, width, _ = self.sums[name].shape
             mean = self.sums[name] / self.counts[name]
-            covariance = moment / self.counts[name] - torch.outer(mean, mean)
-            std = covariance.diagonal().clamp_min(1e-12).sqrt()
+            places = mean.flatten(0, 1)
+            # Moments of the deviations, and of the screen mean about its own mean; together those of all queries.
+            covariance = self.moments[name] / (self.counts[name] * height * width) - places.T @ places / len(places)
+            variance = covariance.diagonal().clamp_min(1e-12)
+            std = variance.sqrt()
+            screen = float((places.var(0, correction=0) / variance).mean())
             correlation = covariance / torch.outer(std, std)
             basis = torch.linalg.eigh(correlation)[1].flip(1)[:, : self.code_width]
             # An eigenvector's sign is arbitrary; fixing it makes the code the same on every machine.
-            basis = basis * basis.gather(0, basis.abs().argmax(0, keepdim=True)).sign()
-            layers[name] = LayerCodec(self.sizes[name], mean.float(), std.float(), basis.float().contiguous())
+            basis = (basis * basis.gather(0, basis.abs().argmax(0, keepdim=True)).sign()).float().contiguous()
+            share = screen / (1 + screen)
+            layers[name] = LayerCodec((height, width), mean.float(), std.float(), share, basis)
         return QueryCodec(layers)

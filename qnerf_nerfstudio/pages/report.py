@@ -21,6 +21,7 @@ from qnerf_nerfstudio.common.files import atomic_write
 from qnerf_nerfstudio.common.images import load_images, to_bytes
 from qnerf_nerfstudio.common.wording import format_duration
 from qnerf_nerfstudio.run.artifacts import EditArtifacts
+from qnerf_nerfstudio.run.explained import explained_by_fit, mean_row, shares
 from qnerf_nerfstudio.run.manifest import read_manifest
 
 SHOWN_VIEWS = 24
@@ -83,6 +84,7 @@ def write_report(run: Path, out: Path | None = None) -> Path:
         finished=artifacts.dataset.exists(),
         views=_views(artifacts, [Path(photo) for photo in manifest.paths]),
         queries=_queries(artifacts),
+        explained=_explained(artifacts, manifest.num_train),
         curves=_curves(artifacts, losses),
         videos=videos,
         score=_read(run / "score.json"),
@@ -139,6 +141,16 @@ def _queries(artifacts: EditArtifacts) -> list[QueryRow]:
             chosen = np.linspace(0, len(maps) - 1, min(QUERY_VIEWS, len(maps))).round().astype(int)
             images = [_data_uri(_enlarge(colours[index])) for index in chosen]
             rows.append(QueryRow(f"interval {interval + 1}, {label}", images))
+    return rows
+
+
+def _explained(artifacts: EditArtifacts, num_train: int) -> list[tuple[str, str, str]]:
+    """What the other views and the field explain of the queries, by interval and layer."""
+    rows = []
+    for interval, layers in explained_by_fit(artifacts, num_train):
+        for row in (*layers, mean_row(layers)):
+            others, field = shares(row.others, row.others_held_out), shares(row.field, row.field_held_out)
+            rows.append((f"interval {interval + 1}, {row.layer}", others, field))
     return rows
 
 

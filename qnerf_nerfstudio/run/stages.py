@@ -24,6 +24,7 @@ from qnerf_nerfstudio.diffusion.conditions import QueryTargets
 from qnerf_nerfstudio.diffusion.queries import QueryCodec
 from qnerf_nerfstudio.field.datamanager import Targets
 from qnerf_nerfstudio.field.grids import relative_errors, render_codes, render_over
+from qnerf_nerfstudio.run.explained import explained_by_fit, mean_row, shares
 from qnerf_nerfstudio.run.plan import Revision, Slice, Stage, Task
 from qnerf_nerfstudio.run.run import EditRun
 
@@ -84,6 +85,19 @@ def _denoise(run: EditRun, item: Slice) -> None:
     run.slices(item.attempt).denoise(item, targets)
 
 
+def _tell_explained(run: EditRun, stage: Stage) -> None:
+    """Say how much of its queries the field that views were drawn to explains."""
+    fits = dict(explained_by_fit(run.artifacts, run.prepared.capture.num_train))
+    if stage.fitted in fits:
+        row = mean_row(fits[stage.fitted])
+        field, others = shares(row.field, row.field_held_out), shares(row.others, row.others_held_out)
+        CONSOLE.print(
+            f"The field of interval {stage.fitted + 1} explains {field} of its queries' variance, the mean over the other "
+            f"views at each place {others}.",
+            soft_wrap=True,
+        )
+
+
 def _extract(run: EditRun, item: Slice) -> Path | None:
     previews = run.slices(item.attempt).extract(item)
     if previews is None:
@@ -122,7 +136,7 @@ STAGES = {
     Task.INVERT: StageWork("inversion of the views", _invert),
     Task.SOURCE: StageWork("field on the source photos", _source),
     Task.CARRY: StageWork("carried views", _carry),
-    Task.DENOISE: StageWork("editing, interval {interval}", _denoise),
+    Task.DENOISE: StageWork("editing, interval {interval}", _denoise, end=_tell_explained),
     Task.LOOK_AHEAD: StageWork(
         "look-ahead, interval {interval}", lambda run, item: run.slices(item.attempt).look_ahead(item)
     ),

@@ -82,3 +82,18 @@ def test_split_and_tensors_round_trip() -> None:
     restored = QueryCodec.from_tensors(codec.tensors())
     for name, code in restored.encode(data).items():
         assert torch.equal(code, codes[name])
+
+
+@given(st.integers(0, 5), st.floats(0.1, 10))
+@settings(deadline=None, max_examples=10)
+def test_the_screen_mean_is_taken_out_and_given_back(seed: int, size: float) -> None:
+    data = maps(6, 8, seed)
+    place = size * torch.randn(4, 6, 8, generator=torch.Generator().manual_seed(seed + 1))
+    shifted = {**data, "a": data["a"] + place}
+    plain, codec = fit(data, 8).layers["a"], fit(shifted, 8).layers["a"]
+    torch.testing.assert_close(plain.encode(data["a"]), codec.encode(shifted["a"]), atol=2e-3, rtol=2e-3)
+    assert codec.encode(shifted["a"]).mean(0).abs().max() < 1e-3
+    # What it explains, of queries that are standardised by their deviations.
+    standard = (shifted["a"] - shifted["a"].mean((0, 1, 2))) / codec.std
+    left = codec.encode(shifted["a"]).square().sum() / standard.square().sum()
+    assert abs(float(1 - left) - codec.screen) < 1e-3
