@@ -92,8 +92,8 @@ def _tell_explained(run: EditRun, stage: Stage) -> None:
         row = mean_row(fits[stage.fitted])
         field, others = shares(row.field, row.field_held_out), shares(row.others, row.others_held_out)
         CONSOLE.print(
-            f"The field of interval {stage.fitted + 1} explains {field} of its queries' variance, the mean over the other "
-            f"views at each place {others}.",
+            f"The field of interval {stage.fitted + 1} explains {field} of its queries' variance, the mean over "
+            f"the other views at each place {others}.",
             soft_wrap=True,
         )
 
