@@ -38,7 +38,7 @@ class RunSettings:
     lift_controls: bool = True
     """Redraw control images of kind "openpose" from the one 3D skeleton that most views agree on."""
     warm_start: bool = True
-    """Start fits from the field before them and the final field from that of the photos, instead of afresh."""
+    """Start fits and the final field from what the field learned before, instead of afresh."""
     region: bool = True
     """Restrict the edit to edit.json's region and masks, by default the visual hull of what the control changes."""
     composite: bool = True

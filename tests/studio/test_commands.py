@@ -70,6 +70,8 @@ def test_run_leaves_an_edited_dataset_and_its_state(run: Path, capture: Path) ->
     assert len(errors) == 2
     assert all(len(views) == 10 and all(0 < error < 10 for error in views) for views in errors.values())
     assert not list(edit.rglob("*.tmp"))
+    report = (run / "report.html").read_text()
+    assert "interval 2, mean" in report and "in held-out views" in report
 
 
 def test_config_states_the_length_of_the_plan(run: Path) -> None:
