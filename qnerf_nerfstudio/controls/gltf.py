@@ -31,7 +31,7 @@ def plain_gltf(data: bytes, resolve: Callable[[str], bytes]) -> bytes | None:
     Raises:
         ValueError: The file needs an extension that cannot be read.
     """
-    document, binary = _parts(data)
+    document, binary = gltf_parts(data)
     for name in document.get("extensionsRequired", []):
         if not str(name).startswith(HARMLESS):
             raise ValueError(f"it needs {name}; export it {SWITCHES.get(str(name), 'without that extension')}")
@@ -75,7 +75,7 @@ def plain_gltf(data: bytes, resolve: Callable[[str], bytes]) -> bytes | None:
     return json.dumps(document).encode()
 
 
-def _parts(data: bytes) -> tuple[dict[str, Any], bytes]:
+def gltf_parts(data: bytes) -> tuple[dict[str, Any], bytes]:
     """The JSON document of a file, and the binary chunk of a .glb."""
     if data[:4] != b"glTF":
         return json.loads(data), b""

@@ -1,6 +1,5 @@
 """Solid controls: meshes and boxes, ray cast through every view and drawn as depth or as normals."""
 
-import json
 import math
 import os
 import zipfile
@@ -22,7 +21,7 @@ from trimesh.resolvers import FilePathResolver
 from qnerf_nerfstudio.capture.cameras import Views
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.common.wording import error_text
-from qnerf_nerfstudio.controls.gltf import plain_gltf
+from qnerf_nerfstudio.controls.gltf import gltf_parts, plain_gltf
 from qnerf_nerfstudio.edit.schema import LARGEST
 
 FARTHEST = 0.2
@@ -70,8 +69,7 @@ def _refuse_bombs(file: BinaryIO, kind: str) -> None:
     if kind == "3mf":
         size = sum(each.file_size for each in zipfile.ZipFile(file).infolist())
     elif kind in ("gltf", "glb"):
-        text = file.read(int.from_bytes(file.read(20)[12:16], "little")) if kind == "glb" else file.read()
-        stated = json.loads(text).get("accessors", [])
+        stated = gltf_parts(file.read())[0].get("accessors", [])
         size = sum(each["count"] * _LARGEST_VALUE for each in stated if "bufferView" not in each)
     if size > MAX_MESH_BYTES:
         raise ValueError(f"it unpacks to {size} bytes, at most {MAX_MESH_BYTES} are read")
