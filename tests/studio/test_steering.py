@@ -125,7 +125,8 @@ def test_the_viewer_shows_the_scene_that_is_chosen(
     monkeypatch.setattr(QNerfPipeline, "_run_slice", look)
     train_script.main(config)
     (captured, carried, edited), (captured_late, carried_late, edited_late) = seen["fit"], seen["final"]
-    assert torch.equal(captured["rgb"], edited["rgb"])
+    # The field has learned carried views for a few steps by then.
+    assert not torch.equal(captured["rgb"], edited["rgb"])
     assert not torch.equal(captured["rgb"], carried["rgb"])
     assert "certainty" in carried and "certainty" not in captured
     # How nerfacto places samples on rays changes while a stage is young.
