@@ -38,7 +38,7 @@ class LayerCodec:
     std: Float[Tensor, "C"]
     """Standard deviation of every channel from the screen mean."""
     screen: float
-    """Share of the variance of (standardised) queries that the screen mean explains, in the views it was made from."""
+    """Share of the variance of queries, in the code's directions, that the screen mean explains in its own views."""
     basis: Float[Tensor, "C K"]
     """Orthonormal principal directions of the standardised queries, strongest first."""
 
@@ -152,13 +152,14 @@ class CodecFit:
             places = mean.flatten(0, 1)
             # Moments of the deviations, and of the screen mean about its own mean; together those of all queries.
             covariance = self.moments[name] / (self.counts[name] * height * width) - places.T @ places / len(places)
-            variance = covariance.diagonal().clamp_min(1e-12)
-            std = variance.sqrt()
-            screen = float((places.var(0, correction=0) / variance).mean())
+            std = covariance.diagonal().clamp_min(1e-12).sqrt()
             correlation = covariance / torch.outer(std, std)
             basis = torch.linalg.eigh(correlation)[1].flip(1)[:, : self.code_width]
             # An eigenvector's sign is arbitrary; fixing it makes the code the same on every machine.
             basis = (basis * basis.gather(0, basis.abs().argmax(0, keepdim=True)).sign()).float().contiguous()
-            share = screen / (1 + screen)
+            # Both in the directions of the code: variances of the screen mean, and of the deviations from it.
+            code = (places / std).float() @ basis
+            screen, left = code.var(0, correction=0).sum(), ((correlation.float() @ basis) * basis).sum()
+            share = float(screen / (screen + left))
             layers[name] = LayerCodec((height, width), mean.float(), std.float(), share, basis)
         return QueryCodec(layers)

@@ -25,7 +25,7 @@ def view_weights(errors: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
 def query_loss(rendered: Float[Tensor, "R W"], target: Float[Tensor, "R W"], widths: list[int]) -> Float[Tensor, ""]:
     """Mean over rays of the sum over layers of the mean squared difference of their channels.
 
-    "Consolidating Attention Features for Multi-view Image Editing" states the norm, not its square, which fits worse.
+    "Consolidating Attention Features for Multi-view Image Editing" states the norm, not its square.
     """
     layers = zip(rendered.split(widths, -1), target.split(widths, -1), strict=True)
     return torch.stack([(a - b).square().mean(-1) for a, b in layers]).sum(0).mean()
