@@ -135,7 +135,7 @@ def _frame(
     """An image of the model as a frame of transforms.json."""
     try:
         camera = parse_colmap_camera_params(cameras[image.camera_id])
-    except (KeyError, NotImplementedError) as error:
+    except (KeyError, NotImplementedError) as error:  # no such camera, or a kind that nerfstudio refuses so
         raise UserError(
             f"{path}: the camera of {image.name} is of no kind that nerfstudio reads ({error_text(error)}); undistort "
             f"the photos to PINHOLE cameras first, for example with colmap image_undistorter"

@@ -16,6 +16,7 @@ import struct
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -57,7 +58,7 @@ _KINDS = {
 """Formats of images with the modes that they can hold."""
 
 
-class Fuzzer:
+class Fuzzer(ABC):
     """Writes a damaged file, and lets the program read it.
 
     Args:
@@ -67,13 +68,13 @@ class Fuzzer:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    @abstractmethod
     def write(self, generator: random.Random) -> None:
         """Write the next file."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self) -> None:
         """Read it as the program does."""
-        raise NotImplementedError
 
     def outcome(self, generator: random.Random) -> Outcome:
         """What becomes of the next file.
