@@ -73,8 +73,12 @@ class LiteralField(QNerfField):
         outputs[QNerfHeadNames.FEATURES] = self.literal_head(outputs[QNerfHeadNames.FEATURES])
         return outputs
 
+    def query_features(self, features: Tensor, places: Tensor, accumulation: Tensor) -> Tensor:
+        """What was composited are the queries; where rays end does not count."""
+        return features
+
     def codes(self, features: Tensor) -> Tensor:
-        """What was composited are the queries."""
+        """The queries."""
         return features
 
 
@@ -87,16 +91,19 @@ def build_model(method: str, device: str) -> QNerfModel:
     torch.manual_seed(0)
     box = SceneBox(aabb=torch.tensor([[-1.0, -1, -1], [1, 1, 1]]))
     model = config.setup(scene_box=box, num_train_data=4, metadata={})
+    with torch.no_grad():
+        # The literal form knows no places.
+        model.field.query_head.weight[:, config.feature_dim :] = 0
     return model.to(device).train()
 
 
 def make_literal(model: QNerfModel, bases: list[Tensor]) -> None:
-    """Turn a model into the literal form, with heads that say the same."""
+    """Turn a model into the literal form, with heads that say the same of base features."""
     field = model.field
     field.__class__ = LiteralField
     literal = cast(LiteralField, field)
-    literal.literal_head = nn.Linear(field.query_head.in_features, sum(CHANNELS), bias=False)
-    parts = field.query_head.weight.detach().split(CODE_WIDTH)
+    literal.literal_head = nn.Linear(model.config.feature_dim, sum(CHANNELS), bias=False)
+    parts = field.query_head.weight.detach()[:, : model.config.feature_dim].split(CODE_WIDTH)
     heads = [basis.to(part) @ part for basis, part in zip(bases, parts, strict=True)]
     literal.literal_head.weight.data = torch.cat(heads)
 

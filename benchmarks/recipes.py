@@ -94,10 +94,10 @@ class Recipes:
     seed: int
     """Seed of what a recipe draws at random."""
 
-    def edited_views(self, method: Method) -> Tensor:
-        """Views in [0, 1], in the order of the capture's frames, [V, 3, H, W]."""
+    def edited_views(self, method: Method, *options: str) -> Tensor:
+        """Views in [0, 1], in the order of the capture's frames, [V, 3, H, W]; options are for ns-train."""
         if method in PRODUCT:
-            return self._product(PRODUCT[method])
+            return self._product([*PRODUCT[method], *options])
         if method == "ceiling":
             return load_truth(self.capture, "train").images
         if method == "unedited":

@@ -1,4 +1,4 @@
-"""QNeRF's field: nerfacto's density and colour, and linear query heads on the shared base features."""
+"""QNeRF's field: nerfacto's density and colour, and linear query heads on what rays gather."""
 
 from enum import Enum
 from typing import Any
@@ -6,15 +6,19 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from nerfstudio.cameras.rays import RaySamples
-from nerfstudio.field_components.encodings import Encoding
+from nerfstudio.field_components.encodings import Encoding, RFFEncoding
 from nerfstudio.fields.nerfacto_field import NerfactoField
 from torch import Tensor, nn
+
+PLACE_FREQUENCIES, PLACE_SCALE = 32, 3.0
+"""Fourier features of a place, and the standard deviation of their frequencies, in turns across contracted space."""
 
 
 class QNerfHeadNames(Enum):
     """Field outputs beside nerfstudio's FieldHeadNames."""
 
     FEATURES = "features"
+    PLACES = "places"
 
 
 class NoDirections(Encoding):
@@ -38,7 +42,7 @@ class NoDirections(Encoding):
 
 
 class QNerfField(NerfactoField):
-    """A nerfacto field whose base features carry query codes as well as geometry and colour.
+    """A nerfacto field with query codes: linear in the base features that a ray gathers and in where it ends.
 
     Queries depend on position alone: no view direction, no timestep.
 
@@ -63,17 +67,38 @@ class QNerfField(NerfactoField):
         super().__init__(aabb, num_images, geo_feat_dim=feature_dim, **kwargs)
         if not view_dependent:
             self.direction_encoding = NoDirections(self.direction_encoding.get_out_dim())
+        self.place_encoding = RFFEncoding(3, PLACE_FREQUENCIES, PLACE_SCALE, include_input=True)
         # Without a bias a linear head commutes with compositing also where rays end in empty space. Codes are
         # standardised, so there is no mean to carry.
-        self.query_head = nn.Linear(feature_dim, query_width, bias=False)
+        width = feature_dim + self.place_encoding.get_out_dim() + 1
+        self.query_head = nn.Linear(width, query_width, bias=False)
 
     def get_outputs(self, ray_samples: RaySamples, density_embedding: Tensor | None = None) -> dict[Any, Tensor]:
-        """Colour as nerfacto's, and the base features of every sample."""
+        """Colour as nerfacto's, base features and place of every sample."""
         outputs: dict[Any, Tensor] = dict(super().get_outputs(ray_samples, density_embedding))
         assert density_embedding is not None
         outputs[QNerfHeadNames.FEATURES] = density_embedding
+        # Where nerfacto's density was looked up: in contracted space, from 0 to 1.
+        outputs[QNerfHeadNames.PLACES] = self._sample_locations.detach()
         return outputs
 
-    def codes(self, features: Float[Tensor, "*batch F"]) -> Float[Tensor, "*batch W"]:
-        """Query codes of (composited) features: the heads of all layers, side by side."""
+    def query_features(
+        self,
+        features: Float[Tensor, "*batch F"],
+        places: Float[Tensor, "*batch 3"],
+        accumulation: Float[Tensor, "*batch 1"],
+    ) -> Float[Tensor, "*batch F+P"]:
+        """What query heads look at: base features along rays, and Fourier features of where the rays end.
+
+        Args:
+            features: Composited base features.
+            places: Composited places.
+            accumulation: Matter that the rays gather; without any all query features are zero.
+        """
+        ends = places / accumulation.clamp_min(1e-6)
+        encoded = torch.cat([torch.ones_like(accumulation), self.place_encoding(ends)], dim=-1)
+        return torch.cat([features, accumulation * encoded], dim=-1)
+
+    def codes(self, features: Float[Tensor, "*batch F+P"]) -> Float[Tensor, "*batch W"]:
+        """Query codes of query features: the heads of all layers, side by side."""
         return self.query_head(features.to(self.query_head.weight.dtype))

@@ -1,6 +1,6 @@
 """The field on a grid of cells over each view: query codes to guide by, renders, and points on surfaces."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from qnerf_nerfstudio.capture.cameras import Views
 from qnerf_nerfstudio.diffusion.queries import QueryCodec
+from qnerf_nerfstudio.field.heads import HeadFit
 from qnerf_nerfstudio.field.model import QNerfModel
 
 
@@ -104,6 +105,25 @@ def render_codes(model: QNerfModel, views: Views, indices: range, codec: QueryCo
         name: F.adaptive_avg_pool2d(code.movedim(-1, 1), codec.layers[name].size).movedim(1, -1)
         for name, code in codec.split(rendered[..., : codec.width]).items()
     }
+
+
+def fit_heads(
+    model: QNerfModel, views: Views, codes: Iterable[tuple[range, dict[str, Tensor]]], codec: QueryCodec
+) -> Float[Tensor, "W F"]:
+    """The weights of the query heads that fit codes best with the field as it is.
+
+    Args:
+        model: The field.
+        views: Cameras in scene coordinates.
+        codes: Indices of views, and their codes [V, H, W, K] by layer, chunk by chunk.
+        codec: The code.
+    """
+    fit = HeadFit()
+    for indices, layers in codes:
+        with model.showing_query_features():
+            features = render_grid(model, views, indices, codec.finest, "query_features")
+        fit.add(features, layers)
+    return fit.weights()
 
 
 def relative_errors(rendered: dict[str, Tensor], extracted: dict[str, Tensor]) -> Float[Tensor, "V"]:

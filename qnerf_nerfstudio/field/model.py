@@ -118,6 +118,8 @@ class QNerfModel(NerfactoModel):
         """What the field is seen through; None: as it is."""
         self.look: Look | None = None
         """What `get_outputs_for_camera` shows; None: the field as it is."""
+        self.shows_query_features = False
+        """Whether outputs hold "query_features", what the query heads look at."""
         self.register_buffer("view_errors", torch.full((self.num_train_data,), float("nan")))
         self.keep_initial_weights()
 
@@ -151,6 +153,15 @@ class QNerfModel(NerfactoModel):
     def restrict(self, region: VoxelRegion | None) -> None:
         """Let rays that see the edit change matter in this region only; None: everywhere."""
         self.region = None if region is None else region.to(self.device)
+
+    @contextmanager
+    def showing_query_features(self) -> Iterator[None]:
+        """Render "query_features" meanwhile."""
+        self.shows_query_features = True
+        try:
+            yield
+        finally:
+            self.shows_query_features = False
 
     @contextmanager
     def seen_through(self, deformation: Deformation | None) -> Iterator[None]:
@@ -264,16 +275,20 @@ class QNerfModel(NerfactoModel):
         weights = samples.get_weights(field_outputs[FieldHeadNames.DENSITY])
         weights_list.append(weights)
         samples_list.append(samples)
-        # A linear head commutes with compositing: one product per ray instead of one per sample.
-        features = (weights * field_outputs[QNerfHeadNames.FEATURES]).sum(dim=-2)
-        shaping = self.objective == "queries" and self.config.queries_shape_density
         outputs: dict[str, Any] = {
             "rgb": self.renderer_rgb(rgb=field_outputs[FieldHeadNames.RGB], weights=weights),
             "accumulation": self.renderer_accumulation(weights=weights),
             "depth": self.renderer_depth(weights=weights.detach(), ray_samples=samples),
             "expected_depth": self.renderer_expected_depth(weights=weights, ray_samples=samples),
-            "queries": self.field.codes(features if shaping else features.detach()),
         }
+        # A linear head commutes with compositing: one product per ray instead of one per sample.
+        features, places = ((weights * field_outputs[name]).sum(dim=-2) for name in QNerfHeadNames)
+        if not (self.objective == "queries" and self.config.queries_shape_density):
+            features = features.detach()
+        features = self.field.query_features(features, places.detach(), outputs["accumulation"].detach())
+        outputs["queries"] = self.field.codes(features)
+        if self.shows_query_features:
+            outputs["query_features"] = features
         if origins is not None:
             outputs["certainty"] = (weights * origins.certainty[..., None]).sum(dim=-2)
         if self.training:

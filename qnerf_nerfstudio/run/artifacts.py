@@ -139,6 +139,10 @@ class EditArtifacts:
         """The codec of an interval; where it exists, the interval's codes are complete."""
         return TensorFile(self.root / f"queries/{interval}/codec.safetensors")
 
+    def heads(self, interval: int) -> TensorFile:
+        """The weights ("weight" [W, F]) of the query heads at the end of an interval's fit."""
+        return TensorFile(self.root / f"queries/{interval}/heads.safetensors")
+
     def rendered(self, interval: int, chunk: int) -> TensorFile:
         """What an interval's field renders for a chunk: codes by layer, "errors" [V], and "clean" latents."""
         return TensorFile(self.root / f"queries/{interval}/rendered-{chunk:03d}.safetensors")

@@ -89,6 +89,19 @@ def mean_row(rows: list[Explained]) -> Explained:
     return Explained("mean", others, mean("others_held_out"), field, mean("field_held_out"))
 
 
+def summary(artifacts: EditArtifacts, num_train: int) -> str | None:
+    """What the latest fit with complete renders explains, in a sentence; None before the first."""
+    *_, latest = (None, *explained_by_fit(artifacts, num_train))
+    if latest is None:
+        return None
+    interval, row = latest[0], mean_row(latest[1])
+    field, others = shares(row.field, row.field_held_out), shares(row.others, row.others_held_out)
+    return (
+        f"The field of interval {interval + 1} explains {field} of its queries' variance, the mean over the other "
+        f"views at each place {others}."
+    )
+
+
 def shares(training: float, held_out: float | None) -> str:
     """Shares in training and held-out views, in words."""
     return f"{training:.0%}" if held_out is None else f"{training:.0%} ({held_out:.0%} in held-out views)"

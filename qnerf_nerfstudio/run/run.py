@@ -26,7 +26,7 @@ from qnerf_nerfstudio.diffusion.conditions import Prompts
 from qnerf_nerfstudio.field.grids import surface_points
 from qnerf_nerfstudio.field.model import Look, QNerfModel
 from qnerf_nerfstudio.run.manifest import Attempt
-from qnerf_nerfstudio.run.plan import Revision
+from qnerf_nerfstudio.run.plan import Revision, Stage, Task
 from qnerf_nerfstudio.run.prepare import PreparedRun
 from qnerf_nerfstudio.run.slices import SliceRunner
 
@@ -162,6 +162,12 @@ class EditRun:
         if self.deformation is None:
             raise ValueError("the field of the photos does not show what moves")
         return Look(weights, self.deformation)
+
+    def take_up_heads(self, ended: Stage) -> None:
+        """Give the field the query heads that were fitted at the end of a stage, where that was a fit."""
+        if ended.task == Task.FIT:
+            weight = self.artifacts.heads(ended.interval).load()["weight"]
+            self.model.field.query_head.weight.data[: len(weight)] = weight.to(self.model.device)
 
     def unload(self) -> None:
         """Free the diffusion models; another attempt loads them again."""

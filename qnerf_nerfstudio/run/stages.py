@@ -23,8 +23,8 @@ from qnerf_nerfstudio.common.images import dilate
 from qnerf_nerfstudio.diffusion.conditions import QueryTargets
 from qnerf_nerfstudio.diffusion.queries import QueryCodec
 from qnerf_nerfstudio.field.datamanager import Targets
-from qnerf_nerfstudio.field.grids import relative_errors, render_codes, render_over
-from qnerf_nerfstudio.run.explained import explained_by_fit, mean_row, shares
+from qnerf_nerfstudio.field.grids import fit_heads, relative_errors, render_codes, render_over
+from qnerf_nerfstudio.run.explained import summary
 from qnerf_nerfstudio.run.plan import Revision, Slice, Stage, Task
 from qnerf_nerfstudio.run.run import EditRun
 
@@ -87,15 +87,23 @@ def _denoise(run: EditRun, item: Slice) -> None:
 
 def _tell_explained(run: EditRun, stage: Stage) -> None:
     """Say how much of its queries the field that views were drawn to explains."""
-    fits = dict(explained_by_fit(run.artifacts, run.prepared.capture.num_train))
-    if stage.fitted in fits:
-        row = mean_row(fits[stage.fitted])
-        field, others = shares(row.field, row.field_held_out), shares(row.others, row.others_held_out)
-        CONSOLE.print(
-            f"The field of interval {stage.fitted + 1} explains {field} of its queries' variance, the mean over "
-            f"the other views at each place {others}.",
-            soft_wrap=True,
-        )
+    if stage.fitted is not None and (told := summary(run.artifacts, run.prepared.capture.num_train)):
+        CONSOLE.print(told, soft_wrap=True)
+
+
+def _fit_heads(run: EditRun, stage: Stage) -> None:
+    """Fit the query heads to the codes of the training views, with the field as it is at the end of its fit."""
+    kept = run.artifacts.heads(stage.interval)
+    if kept.path.exists():
+        return
+    codec = QueryCodec.from_tensors(run.artifacts.codec(stage.interval).load())
+    training = range(run.prepared.capture.num_train)
+    chunks = (
+        (indices, {name: code[: len(indices)] for name, code in _codes(run, stage.interval, chunk).items()})
+        for chunk in range(run.plan.chunks)
+        if (indices := training[run.plan.view_indices(chunk).start : run.plan.view_indices(chunk).stop])
+    )
+    kept.save({"weight": fit_heads(run.model, run.prepared.views, chunks, codec)})
 
 
 def _extract(run: EditRun, item: Slice) -> Path | None:
@@ -145,7 +153,11 @@ STAGES = {
         _extract,
         end=lambda run, stage: run.slices(stage.attempt).code(stage.interval),
     ),
-    Task.FIT: StageWork("QNeRF fit, interval {interval}", targets=lambda run, stage: fit_targets(run, stage.interval)),
+    Task.FIT: StageWork(
+        "QNeRF fit, interval {interval}",
+        end=_fit_heads,
+        targets=lambda run, stage: fit_targets(run, stage.interval),
+    ),
     Task.DECODE: StageWork("decoding of the edited views", _decode, end=_write_dataset),
     Task.FINAL: StageWork(
         "final field on the edited views",

@@ -94,6 +94,8 @@ class EditPanel(nn.Module):
         self.new_prompt = ViewerText("Prompt", prompt)
         self.new_guidance_scale = ViewerSlider("Guidance scale", guidance_scale, 1.0, max(15.0, guidance_scale), 0.5)
         self.restart = ViewerButton("Edit again with these", cb_hook=lambda _: self._ask_again())
+        self.explained: str | None = None
+        """What the field explains of queries, in a sentence; None: nothing is fitted yet."""
         self._request: Request | None = None
         self._choose_scene: Callable[[Scene], None] | None = None
         self._note = ""
@@ -141,8 +143,7 @@ class EditPanel(nn.Module):
         lines.append(f"{status.timestep or 'field training'}, {100 * status.share:.0f} % of the stage")
         if status.left is not None:
             lines.append(f"about {format_duration(status.left)} left")
-        if self._note:
-            lines.append(self._note)
+        lines += [note for note in (self._note, self.explained) if note]
         self.activity.content = "  \n".join(lines)
 
     def say(self, text: str) -> None:

@@ -32,6 +32,7 @@ from qnerf_nerfstudio.field.model import QNerfModel, QNerfModelConfig
 from qnerf_nerfstudio.pages.report import write_report
 from qnerf_nerfstudio.pages.viser_safety import plain
 from qnerf_nerfstudio.run.artifacts import EditArtifacts
+from qnerf_nerfstudio.run.explained import summary
 from qnerf_nerfstudio.run.fingerprint import run_options
 from qnerf_nerfstudio.run.manifest import Attempt
 from qnerf_nerfstudio.run.plan import Revision, Stage, Task
@@ -330,6 +331,8 @@ class QNerfPipeline(VanillaPipeline):
             if fresh and not run.artifacts.source_field.path.exists():
                 run.artifacts.source_field.save(dict(model.named_parameters()))
         ranks.barrier()
+        if number > 0 and step == run.plan.starts[number]:
+            run.take_up_heads(run.plan.stages[number - 1])
         targets = STAGES[stage.task].targets(run, stage)
         self.datamanager.set_targets(targets)
         if fresh and number > 0:
@@ -343,6 +346,7 @@ class QNerfPipeline(VanillaPipeline):
             if len(self.datamanager.eval_dataset) > 0:
                 # The held-out photos were cached when the run began; now their edited views count.
                 self.datamanager.setup_eval()
+        self.editing.explained = summary(run.artifacts, run.prepared.capture.num_train)
         self.editing.show_scene()
 
     def _choose_scene(self, scene: Scene) -> None:

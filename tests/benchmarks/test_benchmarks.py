@@ -1,5 +1,6 @@
 """The consistency benchmark's own parts: its settings, and its baselines against the product's sampling loop."""
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from baselines import Scene, attend, invert, sample
 from features import kernel_distance
 from fields import Judge, split_capture
 from hidden import hidden_pixels
+from leverage import Leverage
 from recipes import read_views
 from settings import WRONG_EVERY, Setting, field_settings, views_of, write_scene
 from table import write_table
@@ -60,6 +62,24 @@ def test_shared_attention_to_the_own_source_is_the_products_appearance_injection
     for step in range(editor.num_steps):
         latents = editor.denoise_step(latents, step, prompts, target, SourceBranch(scene.trajectory[step], source))
     torch.testing.assert_close(images, editor.decode(latents), atol=1e-4, rtol=1e-4)
+
+
+def test_own_queries_in_place_change_nothing(tmp_path: Path) -> None:
+    write_scene(tmp_path / "scene", 3, 4, "tight", size=128)
+    settings = copy.deepcopy(qnerf_edit_tiny.config.pipeline)
+    assert isinstance(settings, QNerfPipelineConfig)
+    settings.editor.num_steps = 8
+    leverage = Leverage(tmp_path / "scene", tmp_path, 3, 2, settings)
+    assert leverage.chosen.tolist() == [0, 3]
+    # Views that begin where the true ones do, under their control and with their keys and values, are these.
+    leverage.sources, leverage.controls = leverage.truths, (leverage.controls[1],) * 2
+    leverage.prompts = replace(leverage.prompts, source=leverage.prompts.target)
+    plain, replaced = (leverage.row(name) for name in ("view by view", "true queries in place, all steps"))
+    assert float((replaced - plain).abs().mean()) < 0.01
+    assert float((plain - leverage.row("the true views through the VAE")).abs().mean()) < 0.02
+    leverage.sources = [latents.flip(0) for latents in leverage.sources]
+    other = leverage.row("true queries in place, all steps")
+    assert float((other - plain).abs().mean()) > 0.03
 
 
 def test_half_of_the_views_is_held_out(tmp_path: Path) -> None:

@@ -15,9 +15,19 @@ def test_heads_after_compositing_equal_heads_per_sample(model: QNerfModel) -> No
     samples, _, _ = model.proposal_sampler(rays(), density_fns=model.density_fns)
     outputs: dict = dict(model.field.forward(samples))
     weights = samples.get_weights(outputs[FieldHeadNames.DENSITY])
-    per_sample = (weights * model.field.codes(outputs[QNerfHeadNames.FEATURES])).sum(-2)
-    composited = model.field.codes((weights * outputs[QNerfHeadNames.FEATURES]).sum(-2))
-    torch.testing.assert_close(composited, per_sample, atol=1e-6, rtol=1e-5)
+    features = outputs[QNerfHeadNames.FEATURES]
+    head = model.field.query_head.weight[:, : features.shape[-1]]
+    torch.testing.assert_close((weights * features).sum(-2) @ head.T, (weights * (features @ head.T)).sum(-2))
+
+
+def test_query_features_are_of_where_rays_end_and_zero_where_they_gather_nothing(model: QNerfModel) -> None:
+    features, places = torch.rand(2, 20), torch.tensor([[0.2, 0.3, 0.4], [0.0, 0.0, 0.0]])
+    accumulation = torch.tensor([[1.0], [0.0]])
+    whole, nothing = model.field.query_features(features[:, :0], places, accumulation)
+    half = model.field.query_features(features[:1, :0], 0.5 * places[:1], 0.5 * accumulation[:1])[0]
+    assert whole[0] == 1 and torch.equal(whole[-3:], places[0])
+    torch.testing.assert_close(half, 0.5 * whole)
+    assert torch.equal(nothing, torch.zeros_like(nothing))
 
 
 @pytest.mark.parametrize("view_dependent", [False, True])

@@ -1,10 +1,13 @@
 """What a field explains of queries, against variances computed from the queries themselves."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from qnerf_nerfstudio.diffusion.queries import CodecFit
-from qnerf_nerfstudio.run.explained import explained, mean_row
+from qnerf_nerfstudio.run.artifacts import EditArtifacts
+from qnerf_nerfstudio.run.explained import explained, mean_row, summary
 
 
 def test_shares_of_the_variance_are_those_of_the_queries() -> None:
@@ -42,3 +45,21 @@ def test_runs_without_held_out_views_have_no_figure_for_them() -> None:
     (row,) = explained(codec, own, own, 3)
     assert row.others_held_out is None and row.field_held_out is None and mean_row([row]).field_held_out is None
     assert row.field == pytest.approx(1, abs=1e-5)
+
+
+def test_the_latest_fit_whose_renders_are_complete_is_summed_up(tmp_path: Path) -> None:
+    artifacts, generator = EditArtifacts(tmp_path), torch.Generator().manual_seed(2)
+    assert summary(artifacts, 3) is None
+    queries = torch.randn(2, 2, 2, 3, generator=generator)
+    for interval, rendered in ((0, (0, 1)), (1, (0,))):
+        fit = CodecFit(3)
+        fit.add({"a": queries})
+        codec = fit.codec()
+        artifacts.codec(interval).save(codec.tensors())
+        for chunk in (0, 1):
+            own = codec.encode({"a": queries[chunk : chunk + 1]})
+            artifacts.codes(interval, chunk).save(own)
+            if chunk in rendered:
+                artifacts.rendered(interval, chunk).save({**own, "errors": torch.zeros(1)})
+    told = summary(artifacts, 1)
+    assert told is not None and told.startswith("The field of interval 1 explains 100% (100% in held-out views)")

@@ -45,7 +45,7 @@ def test_options_reach_the_run(capture: Path, tiny_editor: Path, tmp_path: Path)
     assert len(codes) == 6 and all(code.shape[-1] == 5 for code in codes.values())
     (checkpoint,) = (run / "nerfstudio_models").iterdir()
     state = torch.load(checkpoint, weights_only=True)["pipeline"]
-    assert state["_model.field.query_head.weight"].shape == (30, 20)
+    assert state["_model.field.query_head.weight"].shape == (30, 20 + 68)
     # Without region and compositing nothing of the photos is kept.
     edited, photo = load_images([run / "edit/images/frame_00001.png", capture / "images/frame_00001.png"])
     assert (edited != photo).any(-1).float().mean() > 0.9
