@@ -14,6 +14,9 @@ test: $(READY) lint system  ## lint, type check and test
 
 release-check: test  ## all that `test` does, and the tests that take too long for it
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist load -m release
+	$(PYTHON) -m venv $(VENV)-detect  # MediaPipe brings another OpenCV
+	$(VENV)-detect/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,detect]" scikit-image
+	OMP_NUM_THREADS=1 $(VENV)-detect/bin/python -m pytest tests/pages/test_pose_start.py -m release
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -33,4 +36,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) $(VENV)-detect demo

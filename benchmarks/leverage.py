@@ -26,7 +26,6 @@ from rich.console import Console
 from settings import Setting, field_settings, views_of, write_scene
 from torch import Tensor
 
-from qnerf_nerfstudio.capture.cameras import Views
 from qnerf_nerfstudio.common.files import write_json
 from qnerf_nerfstudio.controls.draw import control_images
 from qnerf_nerfstudio.diffusion.attention import AttentionState
@@ -118,11 +117,9 @@ class Leverage:
     @cached_property
     def controls(self) -> tuple[Tensor, Tensor]:
         """Source and target control images."""
-        views, names = views_of(self.capture), [self._names[i] for i in self.chosen]
-        few = Views(views.c2w[self.chosen], views.intrinsics[self.chosen], views.distortion[self.chosen], views.size)
-        return control_images(
-            load_edit(self.capture / "edit.json"), self.capture, few, names, torch.eye(4)[:3], few.size
-        )
+        views, edit = views_of(self.capture), load_edit(self.capture / "edit.json")
+        drawn = control_images(edit, self.capture, views, self._names, torch.eye(4)[:3], views.size)
+        return drawn[0][self.chosen], drawn[1][self.chosen]
 
     @cached_property
     def sources(self) -> list[Tensor]:

@@ -25,6 +25,12 @@ class Pose:
     """What a new edit begins with: a standing figure, a box, or --mesh."""
     mesh: str | None = None
     """Mesh file of a new edit, relative to edit.json."""
+    keypoints: Path | None = None
+    """Folder of 2D keypoints of a person, OpenPose's or MMPose's JSON, one file a photo: they place the source pose."""
+    detect: bool = False
+    """Find the person in the photos with MediaPipe (the extra "detect") instead of reading --keypoints."""
+    person: int = 1
+    """Which person, where there are several: 1 is the one that most photos agree on."""
     host: str = "127.0.0.1"
     """Address that the page listens at; 0.0.0.0 lets other machines in."""
     port: int = 7008
@@ -34,9 +40,16 @@ class Pose:
         """Serve the page."""
         from qnerf_nerfstudio.edit.reading import edit_path  # noqa: PLC0415 - pydantic
         from qnerf_nerfstudio.pages.pose_page import PosePage, serve  # noqa: PLC0415 - viser, nerfstudio
-        from qnerf_nerfstudio.pages.posing import open_document  # noqa: PLC0415 - nerfstudio
+        from qnerf_nerfstudio.pages.pose_start import open_document, seen_person  # noqa: PLC0415 - nerfstudio
 
-        document = open_document(self.data, edit_path(self.data, self.edit), self.control, self.mesh)
+        if self.keypoints is not None and self.detect:
+            raise UserError("--keypoints and --detect both say where the person is; leave one of them out")
+        if self.person < 1:
+            raise UserError(f"--person is {self.person}; expected 1 for the first person, 2 for the next, and so on")
+        person = None
+        if self.keypoints is not None or self.detect:
+            person = seen_person(self.data, self.keypoints, self.person, console)
+        document = open_document(self.data, edit_path(self.data, self.edit), self.control, self.mesh, person)
         serve(PosePage(self.data, document, self.host, self.port), console)
 
 

@@ -54,6 +54,19 @@ OPENPOSE_COLOURS: dict[str | tuple[str, str], tuple[int, int, int]] = {
 }
 """RGB of every OpenPose joint and limb, as ControlNet's openpose models were trained on."""
 
+_COCO = ("nose", *(f"{side}_{part}" for part in ("eye", "ear") for side in "lr"))
+_COCO += tuple(f"{side}_{part}" for part in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle") for side in "lr")
+_BODY_25 = (*OPENPOSE_JOINTS[:8], None, *OPENPOSE_JOINTS[8:])
+KEYPOINT_ORDERS: dict[int, tuple[str | None, ...]] = {
+    17: _COCO,
+    18: OPENPOSE_JOINTS,
+    25: _BODY_25,
+    133: _COCO,
+    134: OPENPOSE_JOINTS,
+}
+"""Joints of detectors' keypoints by their number: COCO, OpenPose's COCO, its BODY_25, COCO's whole body, and that in
+OpenPose's order. Keypoints after those named, and those named None, are none of OpenPose's 18."""
+
 _SIDES = {"left": "l", "right": "r", "l": "l", "r": "r"}
 _PARTS = ("shoulder", "elbow", "wrist", "hip", "knee", "ankle", "eye", "ear")
 _LEFT_OUT = ("big_toe", "small_toe", "heel", "foot", "foot_index", "toe_base")

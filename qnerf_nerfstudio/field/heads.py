@@ -24,7 +24,8 @@ class HeadFit:
     def add(self, features: Float[Tensor, "V h w F"], codes: dict[str, Float[Tensor, "V H W K"]]) -> None:
         """Take views into account: features at the finest layer's resolution, codes by layer."""
         for name, code in codes.items():
-            pooled = F.adaptive_avg_pool2d(features.movedim(-1, 1), code.shape[1:3]).movedim(1, -1)
+            size = (code.shape[1], code.shape[2])
+            pooled = F.adaptive_avg_pool2d(features.movedim(-1, 1), size).movedim(1, -1)
             inputs, outputs = pooled.flatten(0, 2).double(), code.flatten(0, 2).double()
             self.counts[name] = self.counts.get(name, 0) + len(inputs)
             self.squares[name] = self.squares.get(name, 0) + inputs.T @ inputs

@@ -14,35 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from qnerf_nerfstudio.capture.cameras import Views, focus_of, nearest_to_rays
-from qnerf_nerfstudio.capture.capture import read_capture
+from qnerf_nerfstudio.capture.cameras import Views, nearest_to_rays
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.common.files import write_json
-from qnerf_nerfstudio.controls.solids import load_mesh
-from qnerf_nerfstudio.edit.reading import load_edit, refuse_outside
 from qnerf_nerfstudio.edit.schema import Edit, SkeletonControl
 
 Side = Literal["source", "target"]
 Joints = dict[str, tuple[float, float, float]]
 PARALLEL = 0.02
 """Sine of the smallest angle between two rays whose meeting point can be found."""
-REST_POSE: Joints = {
-    "nose": (0.0, 0.05, 1.0),
-    "neck": (0.0, 0.0, 0.84),
-    "r_shoulder": (-0.12, 0.0, 0.84),
-    "r_elbow": (-0.16, 0.0, 0.62),
-    "r_wrist": (-0.18, 0.02, 0.44),
-    "l_shoulder": (0.12, 0.0, 0.84),
-    "l_elbow": (0.16, 0.0, 0.62),
-    "l_wrist": (0.18, 0.02, 0.44),
-    "r_hip": (-0.07, 0.0, 0.5),
-    "r_knee": (-0.08, 0.01, 0.26),
-    "r_ankle": (-0.08, 0.0, 0.02),
-    "l_hip": (0.07, 0.0, 0.5),
-    "l_knee": (0.08, 0.01, 0.26),
-    "l_ankle": (0.08, 0.0, 0.02),
-}
-"""A standing figure of height 1, feet at the origin, z up."""
 
 
 def parents(root: str, bones: Sequence[tuple[str, str]]) -> dict[str, str]:
@@ -242,56 +222,6 @@ class PoseDocument:
 def _as_json(values: dict[str, Any]) -> Any:
     """Values as JSON has them: models inside become dictionaries."""
     return json.loads(json.dumps(values, default=lambda each: each.model_dump(mode="json")))
-
-
-def standing_skeleton(feet: Float[Tensor, "3"], up: Float[Tensor, "3"], height: float) -> dict[str, Any]:
-    """A skeleton control with a standing figure as source and target.
-
-    Args:
-        feet: Where it stands.
-        up: Unit vector.
-        height: Its height.
-    """
-    turn = np.array(trimesh.geometry.align_vectors([0.0, 0.0, 1.0], up.double().numpy()))[:3, :3]
-    placed = {name: (feet.double().numpy() + height * (turn @ np.array(at))).tolist() for name, at in REST_POSE.items()}
-    return {"type": "skeleton", "source": placed, "target": placed}
-
-
-def open_document(data: Path, path: Path, control: str, mesh: str | None) -> PoseDocument:
-    """The edit to work on: the one at `path`, or a new one.
-
-    Args:
-        data: The capture.
-        path: Where edit.json is or is to be.
-        control: What a new edit begins with: "skeleton", "box" or "mesh".
-        mesh: Mesh file of a new edit, relative to edit.json.
-
-    Raises:
-        UserError: The edit or the capture cannot be read, its control is ready-made images, or no mesh is named.
-    """
-    if path.exists():
-        edit = load_edit(path)
-        if edit.control.type == "images":
-            raise UserError(f'{path}: the control is "images", which have no place in 3D; pose another --edit')
-        return PoseDocument(path, edit)
-    views = read_capture(data).dataset_views()
-    focus, distance = focus_of(views)
-    up = F.normalize(views.c2w[:, :, 1].mean(0), dim=0)
-    stated: dict[str, Any]
-    if control == "skeleton":
-        stated = standing_skeleton(focus - distance / 4 * up, up, distance / 2)
-    elif control == "box":
-        placed = {"position": focus.tolist(), "size": [distance / 4] * 3}
-        stated = {"type": "box", "source": placed, "target": placed}
-    else:
-        if mesh is None:
-            raise UserError("--control is mesh, but no --mesh is named; give its path relative to edit.json")
-        refuse_outside(path, "--mesh", mesh)
-        load_mesh(path.parent / mesh)
-        placed = {"mesh": mesh, "position": focus.tolist()}
-        stated = {"type": "mesh", "source": placed, "target": placed}
-    prompts = {"prompt": "the scene after the edit", "source_prompt": "the scene as it was captured"}
-    return PoseDocument(path, Edit.model_validate({**prompts, "control": stated}))
 
 
 def quaternion(rotation: Sequence[float]) -> NDArray:

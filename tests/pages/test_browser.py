@@ -14,7 +14,8 @@ from playwright.sync_api import Page
 
 from qnerf_nerfstudio.edit.reading import load_edit
 from qnerf_nerfstudio.pages.pose_page import PosePage
-from qnerf_nerfstudio.pages.posing import PoseDocument, open_document
+from qnerf_nerfstudio.pages.pose_start import open_document
+from qnerf_nerfstudio.pages.posing import PoseDocument
 from qnerf_nerfstudio.pages.viser_safety import plain
 
 pytestmark = pytest.mark.browser

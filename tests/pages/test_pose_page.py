@@ -7,7 +7,7 @@ import pytest
 from helpers.browser import free_port
 
 from qnerf_nerfstudio.pages.pose_page import PosePage
-from qnerf_nerfstudio.pages.posing import open_document
+from qnerf_nerfstudio.pages.pose_start import open_document
 
 
 def test_a_failure_while_the_page_is_drawn_does_not_freeze_it(capture: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,18 +17,16 @@ from qnerf_nerfstudio.controls.solids import placement_matrix
 from qnerf_nerfstudio.edit.openpose import OPENPOSE_BONES
 from qnerf_nerfstudio.edit.reading import load_edit
 from qnerf_nerfstudio.edit.schema import Edit
+from qnerf_nerfstudio.pages.pose_start import REST_POSE, open_document, standing_skeleton
 from qnerf_nerfstudio.pages.posing import (
-    REST_POSE,
     PoseDocument,
     degrees,
     intersect_rays,
     mirror,
     move_joint,
-    open_document,
     parents,
     pixel_under,
     quaternion,
-    standing_skeleton,
 )
 from qnerf_nerfstudio.toy.capture import write_capture
 from qnerf_nerfstudio.toy.config import CaptureConfig
