@@ -11,6 +11,7 @@ from torch import Tensor
 
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.deformation.bones import Skeleton
+from qnerf_nerfstudio.deformation.deformation import Origins
 
 Density = Callable[[Float[Tensor, "N 3"]], Float[Tensor, "N"]]
 """Density of the field of the photos at points in scene coordinates, per unit of length."""
@@ -59,6 +60,22 @@ class OwnerGrid:
     def to(self, device: str) -> "OwnerGrid":
         """The same on another device."""
         return OwnerGrid(self.box.to(device), self.owners.to(device))
+
+
+@dataclass(frozen=True)
+class Alone:
+    """Shows the captured scene without anything that no part owns."""
+
+    owners: OwnerGrid
+    """Which part owns what."""
+
+    def __call__(self, points: Float[Tensor, "*batch 3"]) -> Origins:
+        """All matter stays where it was captured, and is there where a part owns it."""
+        return Origins(points, self.owners(points) >= 0, torch.ones_like(points[..., 0]))
+
+    def to(self, device: str) -> "Alone":
+        """The same on another device."""
+        return Alone(self.owners.to(device))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from qnerf_nerfstudio.controls.draw import placed_mesh, placed_skeletons
 from qnerf_nerfstudio.controls.lifting import LiftedSkeleton
 from qnerf_nerfstudio.deformation.bones import Skeleton
 from qnerf_nerfstudio.deformation.deformation import Deformation
-from qnerf_nerfstudio.deformation.matter import Allowed, Anatomy, Density, OwnerGrid, read_anatomy
+from qnerf_nerfstudio.deformation.matter import Allowed, Alone, Anatomy, Density, OwnerGrid, read_anatomy
 from qnerf_nerfstudio.deformation.meshes import MeshDeformation
 from qnerf_nerfstudio.deformation.skeleton import SkeletonDeformation
 from qnerf_nerfstudio.deformation.solids import BoxesDeformation
@@ -40,6 +40,10 @@ class Motion(Protocol):
         """The deformation that takes along what was read."""
         ...
 
+    def alone(self, tensors: dict[str, Tensor]) -> Deformation | None:
+        """Shows what was read, in the captured scene, without anything else; None where nothing was read."""
+        ...
+
 
 @dataclass(frozen=True)
 class SkeletonMotion:
@@ -61,6 +65,10 @@ class SkeletonMotion:
         anatomy = Anatomy(tensors["radii"], tensors["reach"], OwnerGrid(tensors["box"], tensors["owners"]))
         return SkeletonDeformation.of(self.edited, self.captured, anatomy)
 
+    def alone(self, tensors: dict[str, Tensor]) -> Deformation:
+        """Shows what belongs to the bones alone."""
+        return Alone(OwnerGrid(tensors["box"], tensors["owners"]))
+
 
 @dataclass(frozen=True)
 class SolidsMotion:
@@ -76,6 +84,9 @@ class SolidsMotion:
     def deformation(self, tensors: dict[str, Tensor]) -> Deformation:
         """The deformation, which nothing was read for."""
         return self.solids
+
+    def alone(self, tensors: dict[str, Tensor]) -> None:
+        """Nothing was read."""
 
 
 def stated_motion(

@@ -1,6 +1,7 @@
 """The carried field: a field seen through a deformation, by looking up its samples where their matter was captured."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,6 +11,30 @@ from nerfstudio.fields.base_field import Field
 from torch import Tensor
 
 from qnerf_nerfstudio.deformation.deformation import Deformation, Origins
+
+STILL = 5e-4
+"""Matter that moves less than this stays where it is: half a pixel of 500 where cameras stand about 1 away."""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """A deformation whose certainty tells what it changes: 0 where matter comes, goes or moves, else 1."""
+
+    deformation: Deformation
+    """The deformation."""
+    carried: bool
+    """Whether the edited scene is shown, in which matter has moved, or the captured one, in which it has not yet."""
+
+    def __call__(self, points: Tensor) -> Origins:
+        """Where the matter at points was captured, and whether the deformation leaves it alone."""
+        origins = self.deformation(points)
+        still = origins.kept & ((origins.points - points).norm(dim=-1) < STILL)
+        origins = replace(origins, certainty=still.float())
+        return origins if self.carried else replace(origins, points=points, kept=torch.ones_like(origins.kept))
+
+    def to(self, device: str) -> "Changes":
+        """The same on another device."""
+        return Changes(self.deformation.to(device), self.carried)
 
 
 def carried_density(density_fn: Callable[[Tensor], Tensor], deformation: Deformation) -> Callable[[Tensor], Tensor]:

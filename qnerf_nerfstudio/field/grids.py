@@ -10,9 +10,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from qnerf_nerfstudio.capture.cameras import Views
+from qnerf_nerfstudio.common.images import dilate
+from qnerf_nerfstudio.deformation.deformation import Deformation
 from qnerf_nerfstudio.diffusion.queries import QueryCodec
+from qnerf_nerfstudio.field.carried import Changes
 from qnerf_nerfstudio.field.heads import HeadFit
 from qnerf_nerfstudio.field.model import QNerfModel
+
+JUDGED_VIEWS, JUDGED_ROWS = 4, 64
+"""Views by which it is judged whether matter is fog, and rays along their shorter side."""
+CHANGED = 0.05
+"""A pixel changes where this share of what it shows does."""
 
 
 def render_grid(
@@ -37,6 +45,60 @@ def render_over(
             ((_, outputs),) = _render(model, views, range(index, index + 1), size, inside)
             rendered[number][:, inside] = outputs["rgb"][0].T
     return rendered
+
+
+def render_carried(
+    model: QNerfModel,
+    deformation: Deformation,
+    views: Views,
+    indices: range,
+    photos: Float[Tensor, "V 3 h w"],
+    masks: Bool[Tensor, "V h w"] | None,
+) -> Float[Tensor, "V 3 h w"]:
+    """Photos of the views, with what a deformation changes in them rendered by the carried field.
+
+    Args:
+        model: The field of the photos.
+        deformation: The deformation.
+        views: Cameras in scene coordinates.
+        indices: The views.
+        photos: Their photos.
+        masks: Pixels that may change; None: all.
+    """
+    size = (photos.shape[-2], photos.shape[-1])
+    half = (max(1, size[0] // 2), max(1, size[1] // 2))
+    images = photos.clone()
+    for number, index in enumerate(indices):
+        inside = torch.ones(size, dtype=torch.bool) if masks is None else masks[number]
+        if not inside.any():
+            continue
+        with model.seen_through(Changes(deformation, carried=True)):
+            ((_, after),) = _render(model, views, range(index, index + 1), size, inside)
+        with model.seen_through(Changes(deformation, carried=False)):
+            ((_, before),) = _render(model, views, range(index, index + 1), half)
+        left = (before["accumulation"] - before["certainty"])[None, None, ..., 0]
+        left = F.interpolate(left, size, mode="bilinear")[0, 0]
+        come = torch.zeros(size)
+        come[inside] = (after["accumulation"] - after["certainty"])[0, :, 0]
+        changed = dilate((torch.maximum(left, come) > CHANGED)[None], 1)[0] & inside
+        images[number][:, changed] = after["rgb"][0][changed[inside]].T
+    return images
+
+
+def translucency(model: QNerfModel, views: Views, alone: Deformation) -> float:
+    """Share of the light behind what is shown alone that comes through it: near 0 for matter, near 1 for fog.
+
+    Args:
+        model: The field.
+        views: Cameras in scene coordinates, of which a few are looked through.
+        alone: Shows that part of the scene and nothing else.
+    """
+    chosen = torch.linspace(0, len(views) - 1, min(JUDGED_VIEWS, len(views))).round().long().tolist()
+    size = tuple(max(1, round(side * JUDGED_ROWS / min(views.size))) for side in views.size)
+    with model.seen_through(alone):
+        rendered = [render_grid(model, views, range(i, i + 1), (size[0], size[1]), "accumulation") for i in chosen]
+    shown = torch.cat(rendered)
+    return 1 - float(shown.square().sum() / shown.sum().clamp_min(1e-6))
 
 
 def surface_points(

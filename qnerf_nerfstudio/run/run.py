@@ -23,7 +23,7 @@ from qnerf_nerfstudio.controls.influence import composite
 from qnerf_nerfstudio.deformation.deformation import Deformation
 from qnerf_nerfstudio.deformation.motion import Motion
 from qnerf_nerfstudio.diffusion.conditions import Prompts
-from qnerf_nerfstudio.field.grids import surface_points
+from qnerf_nerfstudio.field.grids import surface_points, translucency
 from qnerf_nerfstudio.field.model import Look, QNerfModel
 from qnerf_nerfstudio.run.manifest import Attempt
 from qnerf_nerfstudio.run.plan import Revision, Stage, Task
@@ -33,6 +33,9 @@ from qnerf_nerfstudio.run.slices import SliceRunner
 Scene = Literal["captured", "carried", "edited"]
 """What there is to see of a run: the field of the photos, that field through the motion, or the field as it is now."""
 
+FOGGY = 0.13
+"""What moves is fog where this share of the light behind it comes through: a carried view of it is worth nothing.
+Trained fields have 0.02 to 0.08."""
 POINT_ROWS = 32
 """Rows of rays per view whose ends become the sparse points of the edited dataset."""
 
@@ -135,7 +138,23 @@ class EditRun:
                 raise
             CONSOLE.print(f"{error}. Edited views begin from their photos' inverted noise.", style="yellow")
             return {"read": torch.tensor(False)}
-        return {"read": torch.tensor(True), **tensors}
+        return {"read": torch.tensor(self._is_solid(motion, tensors)), **tensors}
+
+    def _is_solid(self, motion: Motion, tensors: dict[str, Tensor]) -> bool:
+        """Whether what moves is matter and no fog; without diffusion models, fog is carried all the same."""
+        alone = motion.alone(tensors)
+        fog = 0.0 if alone is None else translucency(self.model, self.prepared.views, alone.to(str(self.model.device)))
+        if fog < FOGGY:
+            return True
+        carried = self.plan.config.editing == "carried"
+        CONSOLE.print(
+            f"The field of the photos shows what moves as fog: {fog:.0%} of the light behind it comes through, solid "
+            f"matter lets less than {FOGGY:.0%} through; more photos, masks or --pipeline.source-iterations help. "
+            + ("The carried views will be foggy." if carried else "Views begin from their photos' inverted noise."),
+            style="yellow",
+            soft_wrap=True,
+        )
+        return carried
 
     def _density(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
         return self.model.field.density_fn(points.to(self.model.device))[..., 0].float().cpu()

@@ -23,7 +23,7 @@ from qnerf_nerfstudio.common.images import dilate
 from qnerf_nerfstudio.diffusion.conditions import QueryTargets
 from qnerf_nerfstudio.diffusion.queries import QueryCodec
 from qnerf_nerfstudio.field.datamanager import Targets
-from qnerf_nerfstudio.field.grids import fit_heads, relative_errors, render_codes, render_over
+from qnerf_nerfstudio.field.grids import fit_heads, relative_errors, render_carried, render_codes, render_over
 from qnerf_nerfstudio.run.explained import summary
 from qnerf_nerfstudio.run.plan import Revision, Slice, Stage, Task
 from qnerf_nerfstudio.run.run import EditRun
@@ -208,16 +208,15 @@ def _shown(run: EditRun, fitted: int | None) -> Path | None:
 
 
 def carried_views(run: EditRun, indices: range) -> Float[Tensor, "V 3 h w"] | None:
-    """Renders of the field of the photos, seen through the motion that the control states, in photos outside of the
-    region of influence; None where that field does not show what moves."""
+    """Photos of views, with what the control's motion changes in the region of influence rendered by the field of the
+    photos; None where that field does not show what moves."""
     deformation = run.deformation
     if deformation is None:
         return None
     prepared = run.prepared
     photos, masks = prepared.capture.photos(indices, prepared.projected.size), prepared.projected.influence.masks
     masks = None if masks is None else masks[indices.start : indices.stop]
-    with run.model.seen_through(deformation):
-        return render_over(run.model, prepared.views, indices, photos, masks)
+    return render_carried(run.model, deformation, prepared.views, indices, photos, masks)
 
 
 def photos_quality(run: EditRun) -> float:
