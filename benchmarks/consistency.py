@@ -29,10 +29,11 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from qnerf_nerfstudio.common.files import write_json
 from qnerf_nerfstudio.common.images import write_png
 from qnerf_nerfstudio.methods import qnerf_edit_tiny
+from qnerf_nerfstudio.pages.sheet import write_sheet
 from qnerf_nerfstudio.toy.capture import sample_edit
 from qnerf_nerfstudio.toy.render import render
 from qnerf_nerfstudio.toy.scoring import iou, psnr, silhouette
-from qnerf_nerfstudio.toy.truth import load_truth, render_views, write_sheet
+from qnerf_nerfstudio.toy.truth import load_truth, render_views
 
 
 @dataclass

@@ -18,7 +18,7 @@ from qnerf_nerfstudio.field.datamanager import QNerfDataManager, Targets
 from qnerf_nerfstudio.field.model import QNerfModel
 from qnerf_nerfstudio.run.stages import photos_outside
 from qnerf_nerfstudio.studio.pipeline import QNerfPipelineConfig
-from qnerf_nerfstudio.toy.plain import train_plain
+from qnerf_nerfstudio.studio.plain import train_plain
 
 
 def split_capture(capture: Path, folder: Path, every: int) -> Path:

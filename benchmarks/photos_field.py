@@ -21,9 +21,9 @@ from rich.table import Table
 from settings import change, field_settings
 
 from qnerf_nerfstudio.studio.pipeline import QNerfPipelineConfig
+from qnerf_nerfstudio.studio.plain import train_plain
 from qnerf_nerfstudio.toy.capture import sample_edit, write_capture
 from qnerf_nerfstudio.toy.config import CaptureConfig
-from qnerf_nerfstudio.toy.plain import train_plain
 from qnerf_nerfstudio.toy.render import render
 from qnerf_nerfstudio.toy.scoring import psnr
 from qnerf_nerfstudio.toy.truth import load_truth, render_views

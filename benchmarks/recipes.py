@@ -19,7 +19,7 @@ from qnerf_nerfstudio.diffusion.conditions import Prompts
 from qnerf_nerfstudio.diffusion.loading import load_editor
 from qnerf_nerfstudio.edit.reading import load_edit
 from qnerf_nerfstudio.studio.pipeline import QNerfPipelineConfig
-from qnerf_nerfstudio.toy.plain import train_plain
+from qnerf_nerfstudio.studio.plain import train_plain
 from qnerf_nerfstudio.toy.truth import load_truth, render_views
 
 Method = Literal[

@@ -54,6 +54,72 @@ class Pose:
 
 
 @dataclass
+class Preview:
+    """Edit a few views one by one and write photos, control images and edits beside each other, before a run."""
+
+    data: Path
+    """The capture, a nerfstudio dataset."""
+    edit: Path | None = None
+    """The edit; by default edit.json in the data folder."""
+    out: Path = Path("preview.png")
+    """The picture."""
+    views: int = 3
+    """Number of views, evenly spread over the capture."""
+    method: Literal["qnerf-edit", "qnerf-edit-small", "qnerf-edit-tiny"] = "qnerf-edit"
+    """Method whose settings are used."""
+    model: str | None = None
+    """Model set instead of the method's, as --pipeline.editor.model."""
+    controlnet: str | None = None
+    """ControlNet instead of the method's, as --pipeline.editor.controlnet."""
+    guidance_scale: tuple[float, ...] = ()
+    """Classifier-free guidance scales to try; by default what edit.json or the method says."""
+    controlnet_scale: tuple[float, ...] = ()
+    """Weights of the ControlNet to try; by default what edit.json or the method says."""
+    seed: tuple[int, ...] = ()
+    """Seeds of fresh noise to begin from; by default views begin from their photos' inverted noise."""
+
+    def run(self, console: Console) -> None:
+        """Write the picture."""
+        from qnerf_nerfstudio.previews import Request, preview  # noqa: PLC0415 - nerfstudio, diffusers
+
+        scales = (self.guidance_scale, self.controlnet_scale, self.seed)
+        preview(
+            Request(self.data, self.edit, self.views, self.method, self.model, self.controlnet, *scales),
+            self.out,
+            console,
+        )
+
+
+@dataclass
+class Proxy:
+    """Make a mesh of the subject of a capture, for controls of the types rig and mesh."""
+
+    data: Path | None = None
+    """The capture; a field of its photos is trained first."""
+    run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
+    """A run of qnerf-edit that keeps its field of the photos, instead of --data."""
+    out: Path | None = None
+    """The mesh file; its suffix says the format. By default proxies/subject.ply in the data folder."""
+    box: tuple[float, float, float, float, float, float] | None = None
+    """Where the subject is: centre and side lengths of a box, in the coordinates of transforms.json."""
+    masks: Path | None = None
+    """The same by masks: a folder with one image for each photo, white where the subject is."""
+    edit: Path | None = None
+    """The same by the skeleton of an edit.json; by default that in the data folder."""
+    faces: int = 20_000
+    """Number of triangles that the mesh is simplified to."""
+    iterations: int = 1500
+    """Training steps of the field of --data."""
+
+    def run(self, console: Console) -> None:
+        """Write the mesh."""
+        from qnerf_nerfstudio.proxies import Subject, make_proxy  # noqa: PLC0415 - nerfstudio
+
+        where = Subject(self.box, self.masks, self.edit)
+        make_proxy(self.data, self.run_folder, where, self.out, self.faces, self.iterations, console)
+
+
+@dataclass
 class Report:
     """Write a run's report: one HTML page with pictures, query maps, curves and settings that opens without network."""
 
@@ -88,6 +154,8 @@ Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     | Annotated[Pose, tyro.conf.subcommand("pose")]
+    | Annotated[Preview, tyro.conf.subcommand("preview")]
+    | Annotated[Proxy, tyro.conf.subcommand("proxy")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[tyro.conf.OmitSubcommandPrefixes[tyro.conf.OmitArgPrefixes[Toy]], tyro.conf.subcommand("toy")]
 )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 import trimesh
@@ -13,6 +14,7 @@ from qnerf_nerfstudio.common.console import CONSOLE
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.common.images import dilate, to_unit
 from qnerf_nerfstudio.controls.images import load_control_images
+from qnerf_nerfstudio.controls.rigged import rigged_mesh
 from qnerf_nerfstudio.controls.skeleton import draw_skeleton
 from qnerf_nerfstudio.controls.solids import (
     MAX_FACES,
@@ -25,13 +27,12 @@ from qnerf_nerfstudio.controls.solids import (
     transform_mesh,
 )
 from qnerf_nerfstudio.edit.schema import (
-    BoxControl,
     BoxPlacement,
     Edit,
     ImagesControl,
-    MeshControl,
+    JointedControl,
     MeshPlacement,
-    SkeletonControl,
+    RigControl,
     skeleton_parts,
     solid_parts,
 )
@@ -74,11 +75,15 @@ def control_images(
         )
         return to_unit(source), to_unit(target)
     views = views.resized(size)
-    skeletons = skeleton_parts(control)
-    if skeletons:
+    if isinstance(control, RigControl):
+        sides = [[transform_mesh(rigged_mesh(control, folder, side), to_scene)] for side in ("source", "target")]
+        drawn = _solids(sides, control.draw, folder, views)
+    elif skeletons := skeleton_parts(control):
         drawn = _skeletons(skeletons, views, to_scene)
     else:
-        drawn = _solids(solid_parts(control), folder, views, to_scene)
+        parts = solid_parts(control)
+        sides = [[placed_mesh(getattr(part, key), folder, to_scene) for part in parts] for key in ("source", "target")]
+        drawn = _solids(sides, parts[0].draw, folder, views)
     for key, images in zip(("source", "target"), drawn, strict=True):
         if not images.any():
             raise UserError(
@@ -88,7 +93,7 @@ def control_images(
     return drawn
 
 
-def _skeletons(parts: Sequence[SkeletonControl], views: Views, to_scene: Tensor) -> tuple[Images, Images]:
+def _skeletons(parts: Sequence[JointedControl], views: Views, to_scene: Tensor) -> tuple[Images, Images]:
     """Draw skeletons, later ones over earlier ones."""
     drawn = []
     for placed in placed_skeletons(parts, to_scene):
@@ -101,7 +106,7 @@ def _skeletons(parts: Sequence[SkeletonControl], views: Views, to_scene: Tensor)
 
 
 def placed_skeletons(
-    parts: Sequence[SkeletonControl], to_scene: Float[Tensor, "3 4"]
+    parts: Sequence[JointedControl], to_scene: Float[Tensor, "3 4"]
 ) -> tuple[Sequence[PlacedSkeleton], Sequence[PlacedSkeleton]]:
     """The skeletons of the captured and of the edited scene, in scene coordinates.
 
@@ -159,12 +164,11 @@ def placed_mesh(placed: MeshPlacement | BoxPlacement, folder: Path, to_scene: Fl
 
 
 def _solids(
-    parts: Sequence[MeshControl | BoxControl], folder: Path, views: Views, to_scene: Tensor
+    sides: Sequence[list[trimesh.Trimesh]], kind: Literal["depth", "normal"], folder: Path, views: Views
 ) -> tuple[Images, Images]:
-    """Draw meshes and boxes as depth or as normals."""
+    """Draw the meshes of source and target as depth or as normals."""
     surfaces = []
-    for key in ("source", "target"):
-        meshes = [placed_mesh(getattr(part, key), folder, to_scene) for part in parts]
+    for key, meshes in zip(("source", "target"), sides, strict=True):
         if (faces := sum(len(mesh.faces) for mesh in meshes)) > MAX_FACES:
             raise UserError(
                 f"{folder / 'edit.json'}: control.parts: the meshes of {key} have {faces} triangles in all, at most "
@@ -172,7 +176,7 @@ def _solids(
             )
         _tell_of_units(views, meshes, f"{folder / 'edit.json'}: control.{key}")
         surfaces.append(raycast(views, meshes))
-    if parts[0].draw == "normal":
+    if kind == "normal":
         source, target = normal_images(views, surfaces)
     else:
         source, target = depth_images(surfaces)

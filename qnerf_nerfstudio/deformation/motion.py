@@ -12,13 +12,13 @@ from torch import Tensor
 
 from qnerf_nerfstudio.controls.draw import placed_mesh, placed_skeletons
 from qnerf_nerfstudio.controls.lifting import LiftedSkeleton
-from qnerf_nerfstudio.deformation.bones import Skeleton
 from qnerf_nerfstudio.deformation.deformation import Deformation
-from qnerf_nerfstudio.deformation.matter import Allowed, Alone, Anatomy, Density, OwnerGrid, read_anatomy
 from qnerf_nerfstudio.deformation.meshes import MeshDeformation
-from qnerf_nerfstudio.deformation.skeleton import SkeletonDeformation
+from qnerf_nerfstudio.deformation.skeleton import Alone, SkeletonDeformation
 from qnerf_nerfstudio.deformation.solids import BoxesDeformation
 from qnerf_nerfstudio.edit.schema import BoxControl, Edit, ImagesControl, MeshControl, skeleton_parts, solid_parts
+from qnerf_nerfstudio.rigs.bones import Skeleton
+from qnerf_nerfstudio.rigs.matter import Allowed, Anatomy, Density, OwnerGrid, read_anatomy
 
 
 class Motion(Protocol):
@@ -108,7 +108,7 @@ def stated_motion(
         return _lifted_motion(lifted)
     if skeletons := skeleton_parts(control):
         before, after = placed_skeletons(skeletons, to_scene)
-        return _skeleton_motion([(start, end, bones) for (start, bones), (end, _) in zip(before, after, strict=True)])
+        return skeleton_motion([(start, end, bones) for (start, bones), (end, _) in zip(before, after, strict=True)])
     return _solids_motion(solid_parts(control), folder, to_scene)
 
 
@@ -120,7 +120,7 @@ def _lifted_motion(lifted: tuple[LiftedSkeleton, LiftedSkeleton] | None) -> Moti
     bones = [bone for bone in before.bones if set(bone) <= set(after.joints)]
     if not bones:
         return "the skeletons of source and target have no bone in common"
-    return _skeleton_motion([(before.joints, after.joints, bones)])
+    return skeleton_motion([(before.joints, after.joints, bones)])
 
 
 def _solids_motion(parts: Sequence[BoxControl | MeshControl], folder: Path, to_scene: Tensor) -> Motion | str:
@@ -134,7 +134,7 @@ def _solids_motion(parts: Sequence[BoxControl | MeshControl], folder: Path, to_s
     return SolidsMotion(MeshDeformation.of(pairs))
 
 
-def _skeleton_motion(parts: list) -> SkeletonMotion:
+def skeleton_motion(parts: list) -> SkeletonMotion:
     """One motion of several skeletons."""
     captured, edited, bones = [], [], []
     for before, after, pairs in parts:

@@ -6,16 +6,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from qnerf_nerfstudio.deformation.bones import Skeleton, bone_motions
 from qnerf_nerfstudio.deformation.deformation import Origins
-from qnerf_nerfstudio.deformation.matter import Anatomy, OwnerGrid, cell_centres, cell_grid
+from qnerf_nerfstudio.rigs.bones import Skeleton, bone_motions
+from qnerf_nerfstudio.rigs.matter import Anatomy, OwnerGrid, cell_centres, cell_grid
+from qnerf_nerfstudio.rigs.skin import BLEND, JOINT
 
 CANDIDATES = 3
 """Bones that are asked for the matter at a point, nearest first."""
-JOINT = 1.5
-"""Within the radius of a bone times this around a joint, its neighbours there may own its matter."""
-BLEND = 0.5
-"""Softness of the blend of neighbours near their joint, as a share of the bones' median radius."""
 
 
 @dataclass(frozen=True)
@@ -90,3 +87,19 @@ class SkeletonDeformation:
         # As a sum of offsets, so that what does not move stays where it is to the bit.
         offsets = (weights[..., None] * (sources - points[:, None])).sum(1)
         return own.any(-1), points + offsets, weights.amax(-1)
+
+
+@dataclass(frozen=True)
+class Alone:
+    """Shows the captured scene without anything that no part owns."""
+
+    owners: OwnerGrid
+    """Which part owns what."""
+
+    def __call__(self, points: Float[Tensor, "*batch 3"]) -> Origins:
+        """All matter stays where it was captured, and is there where a part owns it."""
+        return Origins(points, self.owners(points) >= 0, torch.ones_like(points[..., 0]))
+
+    def to(self, device: str) -> "Alone":
+        """The same on another device."""
+        return Alone(self.owners.to(device))

@@ -26,6 +26,7 @@ from qnerf_nerfstudio.edit.schema import (
     MeshControl,
     MeshPlacement,
     PartsControl,
+    RigControl,
     SkeletonControl,
     SphereRegion,
 )
@@ -34,7 +35,7 @@ MAX_BYTES = 1 << 19
 """Size of the largest edit.json that is read; as many joints and bones as there may be take half of it."""
 
 _PARTS: dict[str, Any] = {"skeleton": SkeletonControl, "mesh": MeshControl, "box": BoxControl}
-_CONTROLS: dict[str, Any] = {**_PARTS, "images": ImagesControl, "parts": PartsControl}
+_CONTROLS: dict[str, Any] = {**_PARTS, "rig": RigControl, "images": ImagesControl, "parts": PartsControl}
 _REGIONS: dict[str, Any] = {
     "control": ControlRegion,
     "box": BoxRegion,
@@ -201,6 +202,8 @@ def _files(edit: Edit) -> Iterator[tuple[str, str]]:
         yield "masks", edit.masks
     if isinstance(control, ImagesControl):
         yield from (("control.source", control.source), ("control.target", control.target))
+    if isinstance(control, RigControl):
+        yield "control.mesh", control.mesh
     parts = control.parts if isinstance(control, PartsControl) else (control,)
     for index, part in enumerate(parts):
         if isinstance(part, MeshControl):

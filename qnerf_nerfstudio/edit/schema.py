@@ -55,10 +55,9 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class SkeletonControl(_Strict):
-    """A skeleton in its source and target pose."""
+class JointedControl(_Strict):
+    """Joints and bones in their source and target pose."""
 
-    type: Literal["skeleton"]
     source: Joints
     """Position of every joint in the captured scene."""
     target: Joints
@@ -81,7 +80,7 @@ class SkeletonControl(_Strict):
         return {**document, **named}
 
     @model_validator(mode="after")
-    def _joints_known(self) -> "SkeletonControl":
+    def _joints_known(self) -> "JointedControl":
         for name in sorted(set(self.source) ^ set(self.target)):
             missing, present = ("target", self.target) if name in self.source else ("source", self.source)
             raise ValueError(f"joint {name!r} is missing in {missing}{did_you_mean(name, present)}")
@@ -96,16 +95,32 @@ class SkeletonControl(_Strict):
         return self
 
     @property
-    def is_openpose(self) -> bool:
-        """Whether it is drawn as OpenPose's figure, in the colours that ControlNets read."""
-        return set(self.source) <= set(OPENPOSE_JOINTS) and set(self.all_bones) <= set(OPENPOSE_BONES)
-
-    @property
     def all_bones(self) -> tuple[tuple[str, str], ...]:
         """The bones, OpenPose's by default."""
         if self.bones is not None:
             return self.bones
         return tuple(bone for bone in OPENPOSE_BONES if bone[0] in self.source and bone[1] in self.source)
+
+
+class SkeletonControl(JointedControl):
+    """A skeleton, drawn as one."""
+
+    type: Literal["skeleton"]
+
+    @property
+    def is_openpose(self) -> bool:
+        """Whether it is drawn as OpenPose's figure, in the colours that ControlNets read."""
+        return set(self.source) <= set(OPENPOSE_JOINTS) and set(self.all_bones) <= set(OPENPOSE_BONES)
+
+
+class RigControl(JointedControl):
+    """A mesh of what was captured that moves with a skeleton, drawn in both poses."""
+
+    type: Literal["rig"]
+    mesh: RelativePath
+    """Mesh file in the source pose and in the coordinates of transforms.json, relative to edit.json."""
+    draw: Literal["depth", "normal"] = "depth"
+    """What its control images show."""
 
 
 def _renamed(key: str, joints: dict[Any, Any]) -> dict[Any, Any]:
@@ -265,8 +280,19 @@ class Everywhere(_Strict):
     type: Literal["everywhere"]
 
 
-Control = SkeletonControl | ImagesControl | MeshControl | BoxControl | PartsControl
+Control = SkeletonControl | RigControl | ImagesControl | MeshControl | BoxControl | PartsControl
 StatedRegion = ControlRegion | BoxRegion | SphereRegion | Everywhere
+
+
+class Settings(_Strict):
+    """Settings that belong to an edit; each is read where the command line leaves its option at the default."""
+
+    guidance_scale: Annotated[float, Field(ge=1, le=100, allow_inf_nan=False)] | None = None
+    """Classifier-free guidance scale, --pipeline.editor.guidance-scale."""
+    controlnet_scale: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] | None = None
+    """Weight of the ControlNet, --pipeline.editor.controlnet-scale."""
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    """Seed of what a run draws at random, --machine.seed."""
 
 
 class Edit(_Strict):
@@ -285,6 +311,8 @@ class Edit(_Strict):
     masks: RelativePath | None = None
     """Folder of masks, relative to edit.json, one per photo and named as it: black pixels keep the photo, whatever the
     region says."""
+    settings: Settings = Settings()
+    """Settings that belong to this edit."""
 
     @field_validator("prompt")
     @classmethod
@@ -294,9 +322,9 @@ class Edit(_Strict):
         return prompt
 
 
-def skeleton_parts(control: Control) -> tuple[SkeletonControl, ...]:
-    """The skeletons of a control."""
-    return tuple(part for part in _parts(control) if isinstance(part, SkeletonControl))
+def skeleton_parts(control: Control) -> tuple[JointedControl, ...]:
+    """The skeletons of a control, a rig's included."""
+    return tuple(part for part in _parts(control) if isinstance(part, JointedControl))
 
 
 def solid_parts(control: Control) -> tuple[MeshControl | BoxControl, ...]:
@@ -304,7 +332,7 @@ def solid_parts(control: Control) -> tuple[MeshControl | BoxControl, ...]:
     return tuple(part for part in _parts(control) if isinstance(part, MeshControl | BoxControl))
 
 
-def _parts(control: Control) -> tuple[SkeletonControl | MeshControl | BoxControl | ImagesControl, ...]:
+def _parts(control: Control) -> tuple[JointedControl | MeshControl | BoxControl | ImagesControl, ...]:
     return control.parts if isinstance(control, PartsControl) else (control,)
 
 

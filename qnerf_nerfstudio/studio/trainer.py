@@ -26,6 +26,7 @@ from qnerf_nerfstudio.edit.reading import edit_path
 from qnerf_nerfstudio.field.datamanager import QNerfDataManagerConfig
 from qnerf_nerfstudio.run.artifacts import EditArtifacts
 from qnerf_nerfstudio.run.settings import RunSettings
+from qnerf_nerfstudio.studio.stated import take_stated_settings
 
 
 @dataclass
@@ -80,6 +81,7 @@ class QNerfTrainer(Trainer):
             self.config.load_dir = None
         with exit_on_user_error():
             self._convert_capture()
+        take_stated_settings(self.config)
         super().setup(test_mode)
 
     def _convert_capture(self) -> None:

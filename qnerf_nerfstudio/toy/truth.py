@@ -10,17 +10,16 @@ from jaxtyping import Bool, Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 from nerfstudio.utils.eval_utils import eval_setup
-from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from torch.nn import functional as F
 
 from qnerf_nerfstudio.capture.cameras import transform_cameras
 from qnerf_nerfstudio.capture.coordinates import dataset_to_scene
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.common.files import write_json
-from qnerf_nerfstudio.common.images import load_images, to_bytes
+from qnerf_nerfstudio.common.images import load_images
+from qnerf_nerfstudio.pages.sheet import write_sheet
 from qnerf_nerfstudio.toy.scoring import psnr
 
 
@@ -149,23 +148,3 @@ def score_run(run: Path, data: Path, unedited: Path | None, sheet: Path | None, 
         write_sheet(sheet, captured_rows, novel_rows)
         console.print(f"picture: {sheet}", soft_wrap=True)
     return figures
-
-
-def write_sheet(path: Path, *groups: dict[str, Float[Tensor, "V 3 H W"]], columns: int = 6, cell: int = 160) -> None:
-    """Write a contact sheet: a labelled row of evenly spread views for every entry, groups set apart by a gap."""
-    font, gap = ImageFont.load_default(size=15), 10
-    margin = 16 + round(max(font.getlength(label) for group in groups for label in group))
-    height = sum(len(group) for group in groups) * cell + gap * (len(groups) - 1)
-    sheet = Image.new("RGB", (margin + columns * cell, height), "white")
-    draw, y = ImageDraw.Draw(sheet), 0
-    for group in groups:
-        for label, views in group.items():
-            draw.text((margin - 8, y + cell // 2), label, fill="black", font=font, anchor="rm")
-            chosen = [round(i * (len(views) - 1) / (columns - 1)) for i in range(columns)]
-            resized = F.interpolate(views[chosen], (cell, cell), mode="bicubic", antialias=True).clamp(0, 1)
-            row = to_bytes(torch.cat(list(resized), dim=-1))
-            sheet.paste(Image.fromarray(row.numpy()), (margin, y))
-            y += cell
-        y += gap
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)

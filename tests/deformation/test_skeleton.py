@@ -8,9 +8,9 @@ from helpers.figures import figure_density, figure_skeleton, signed_distance
 
 from qnerf_nerfstudio.capture.cameras import transform_points
 from qnerf_nerfstudio.common.errors import UserError
-from qnerf_nerfstudio.deformation.bones import Skeleton
-from qnerf_nerfstudio.deformation.matter import read_anatomy
 from qnerf_nerfstudio.deformation.skeleton import SkeletonDeformation
+from qnerf_nerfstudio.rigs.bones import Skeleton
+from qnerf_nerfstudio.rigs.matter import read_anatomy
 from qnerf_nerfstudio.toy.figure import Body, Pose
 
 BODY = Body(hat="red")

@@ -12,9 +12,9 @@ from qnerf_nerfstudio.field.grids import fit_heads, render_codes
 from qnerf_nerfstudio.field.heads import HeadFit
 from qnerf_nerfstudio.field.model import QNerfModel
 from qnerf_nerfstudio.methods import qnerf_edit_tiny
+from qnerf_nerfstudio.studio.plain import train_plain
 from qnerf_nerfstudio.toy.capture import sample_edit, write_capture
 from qnerf_nerfstudio.toy.config import CaptureConfig
-from qnerf_nerfstudio.toy.plain import train_plain
 from qnerf_nerfstudio.toy.render import pinhole_rays, render
 
 SEED, NUM_VIEWS, HELD_OUT, CHANNELS, NOISE = 1, 14, 3, 12, 0.3

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from qnerf_nerfstudio.deformation.bones import Skeleton
 from qnerf_nerfstudio.edit.openpose import OPENPOSE_BONES
+from qnerf_nerfstudio.rigs.bones import Skeleton
 from qnerf_nerfstudio.toy.figure import Body, Pose, capsules, joints
 
 

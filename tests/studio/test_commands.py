@@ -26,8 +26,8 @@ from qnerf_nerfstudio.diffusion.bundled import BUNDLED_FOLDER
 from qnerf_nerfstudio.methods import qnerf_edit_tiny
 from qnerf_nerfstudio.pages.report import query_errors
 from qnerf_nerfstudio.run.artifacts import EditArtifacts
+from qnerf_nerfstudio.studio.plain import train_plain
 from qnerf_nerfstudio.toy.demo import environment_with_ffmpeg
-from qnerf_nerfstudio.toy.plain import train_plain
 from qnerf_nerfstudio.toy.truth import load_truth, render_views, score_run
 
 needs_open3d = pytest.mark.skipif(

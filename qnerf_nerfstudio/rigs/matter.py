@@ -10,8 +10,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from qnerf_nerfstudio.common.errors import UserError
-from qnerf_nerfstudio.deformation.bones import Skeleton
-from qnerf_nerfstudio.deformation.deformation import Origins
+from qnerf_nerfstudio.rigs.bones import Skeleton
 
 Density = Callable[[Float[Tensor, "N 3"]], Float[Tensor, "N"]]
 """Density of the field of the photos at points in scene coordinates, per unit of length."""
@@ -63,22 +62,6 @@ class OwnerGrid:
 
 
 @dataclass(frozen=True)
-class Alone:
-    """Shows the captured scene without anything that no part owns."""
-
-    owners: OwnerGrid
-    """Which part owns what."""
-
-    def __call__(self, points: Float[Tensor, "*batch 3"]) -> Origins:
-        """All matter stays where it was captured, and is there where a part owns it."""
-        return Origins(points, self.owners(points) >= 0, torch.ones_like(points[..., 0]))
-
-    def to(self, device: str) -> "Alone":
-        """The same on another device."""
-        return Alone(self.owners.to(device))
-
-
-@dataclass(frozen=True)
 class Anatomy:
     """How thick the matter around every bone is, and what belongs to it."""
 
@@ -116,7 +99,7 @@ def read_anatomy(density: Density, skeleton: Skeleton, allowed: Allowed | None =
     solid = np.asarray(ndimage.binary_fill_holes(ndimage.binary_closing(matter, iterations=2))) | matter
     inner = np.asarray(ndimage.binary_erosion(solid, border_value=1))
     surface = centres[torch.from_numpy(solid & (inner == 0)).flatten()]
-    radii = _fit_radii(surface, skeleton, side)
+    radii = fit_radii(surface, skeleton, side)
     capsules = _Capsules(skeleton, radii)
     owner, distance, within = capsules.share_out(centres, side)
     height = _above_ground(centres, surface, capsules, side)
@@ -182,7 +165,7 @@ class _Capsules:
         return torch.cat(owners), torch.cat(distances), torch.cat(within)
 
 
-def _fit_radii(surface: Float[Tensor, "P 3"], skeleton: Skeleton, side: float) -> Float[Tensor, "K"]:
+def fit_radii(surface: Float[Tensor, "P 3"], skeleton: Skeleton, side: float) -> Float[Tensor, "K"]:
     """Radii of the bones' capsules: the median distance of the surface along each bone.
 
     Args:

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qnerf_nerfstudio.capture.cameras import transform_points
-from qnerf_nerfstudio.deformation.bones import Skeleton, bone_motions, least_rotation
 from qnerf_nerfstudio.edit.openpose import OPENPOSE_BONES
+from qnerf_nerfstudio.rigs.bones import Skeleton, bone_motions, least_rotation
 from qnerf_nerfstudio.toy.figure import Body, Pose, joints
 
 SEEDS = st.integers(0, 2**31 - 1)

@@ -1,0 +1,105 @@
+"""`qnerf proxy` as its help shows it, and edits by the rigs that it makes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from helpers.captures import small_capture
+from helpers.commands import command, where
+from helpers.real import SCENES, needs_scenes
+
+from qnerf_nerfstudio.capture.capture import read_capture
+from qnerf_nerfstudio.common.images import load_images
+from qnerf_nerfstudio.controls.draw import control_images
+from qnerf_nerfstudio.controls.solids import raycast
+from qnerf_nerfstudio.edit.reading import load_edit
+from qnerf_nerfstudio.toy.capture import sample_edit
+from qnerf_nerfstudio.toy.proxy import capsule_mesh
+
+SEED = 7
+
+
+@pytest.fixture(scope="module")
+def rigged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A procedural capture whose edit is stated by a rig that `qnerf proxy` made of its photos."""
+    data = small_capture(tmp_path_factory.mktemp("rig"), num_views=16, size=96, seed=SEED)
+    output = command("qnerf", "proxy", "--data", data, "--iterations", "500")
+    assert "proxies/subject.ply" in output.replace("\n", "")
+    edit = json.loads((data / "edit.json").read_text())
+    edit["control"] |= {"type": "rig", "mesh": "proxies/subject.ply"}
+    (data / "edit.json").write_text(json.dumps(edit))
+    return data
+
+
+def test_the_mesh_is_the_figure(rigged: Path) -> None:
+    body, source, _ = sample_edit(SEED)
+    mesh, truth = trimesh.load(rigged / "proxies/subject.ply"), capsule_mesh(body, source)
+    height = float(truth.extents[2])
+    views = read_capture(rigged).dataset_views()
+    seen, true = (raycast(views, [each]).depth for each in (mesh, truth))
+    both = seen.isfinite() & true.isfinite()
+    assert float((seen[both] - true[both]).abs().median()) < 0.02 * height
+    assert float(both.sum() / (seen.isfinite() | true.isfinite()).sum()) > 0.8
+    assert len(mesh.faces) <= 20_000
+
+
+def test_an_edit_by_a_rig_runs(rigged: Path, tmp_path: Path) -> None:
+    options = [
+        *("--pipeline.editing", "carried", "--pipeline.source-iterations", "500", "--pipeline.final-iterations", "4"),
+        *("--pipeline.editor.resolution", "96"),
+    ]
+    command("ns-train", "qnerf-edit-tiny", "--data", rigged, *where(tmp_path), *options)
+    controls = tmp_path / "e/qnerf-edit-tiny/t/edit/controls"
+    body, source, target = sample_edit(SEED)
+    views = read_capture(rigged).dataset_views()
+    for side, pose in (("source", source), ("target", target)):
+        drawn = torch.stack(load_images(sorted((controls / side).iterdir())))[..., 0] > 0
+        true = raycast(views, [capsule_mesh(body, pose)]).depth.isfinite()
+        assert float((drawn & true).sum() / (drawn | true).sum()) > 0.7, side
+
+
+def test_a_mesh_elsewhere_and_a_subject_nowhere_are_told(rigged: Path, tmp_path: Path) -> None:
+    again = command("qnerf", "proxy", "--data", rigged, code=2)
+    assert "is there already; name another file with --out" in again
+    (tmp_path / "scene").symlink_to(rigged)
+    boxes = command("qnerf", "proxy", "--data", rigged, "--edit", rigged / "edit-boxes.json", "--out", "a.ply", code=2)
+    assert "where is the subject? State --box" in boxes
+    mesh = trimesh.load(rigged / "proxies/subject.ply")
+    mesh.apply_translation([5.0, 0, 0])
+    mesh.export(rigged / "proxies/moved.ply")
+    edit = json.loads((rigged / "edit.json").read_text())
+    edit["control"]["mesh"] = "proxies/moved.ply"
+    (rigged / "moved.json").write_text(json.dumps(edit))
+    train = ("ns-train", "qnerf-edit-tiny", "--data", rigged, "--pipeline.edit", rigged / "moved.json")
+    told = command(*train, *where(tmp_path / "out"), "--pipeline.editing", "carried", code=2)
+    assert "moved.ply is far away from" in told.splitlines()[-1]
+
+
+@needs_scenes
+@pytest.mark.release
+def test_the_dinosaur_bends_its_neck(tmp_path: Path) -> None:
+    data = tmp_path / "dinosaur"
+    data.mkdir()
+    for name in ("images", "transforms.json", "sparse_pc.ply"):
+        (data / name).symlink_to(SCENES / "dinosaur" / name)
+    edit = json.loads((SCENES.parent / "carry/dinosaur-edit.json").read_text())
+    source = {name: np.array(at) for name, at in edit["control"]["source"].items()}
+    # The neck turns by 30 degrees about the axis across the animal.
+    ahead, up = source["neckmid"] - source["neck"], read_capture(data).dataset_views().c2w[:, :, 1].mean(0).numpy()
+    turn = trimesh.transformations.rotation_matrix(np.radians(30), np.cross(up, ahead), source["neck"])
+    target = {name: at.tolist() for name, at in source.items()}
+    for name in ("neckmid", "skull", "snout"):
+        target[name] = trimesh.transform_points(source[name][None], turn)[0].tolist()
+    edit["control"] |= {"target": target, "type": "rig", "mesh": "proxies/subject.ply"}
+    (data / "edit.json").write_text(json.dumps(edit))
+    command("qnerf", "proxy", "--data", data, "--iterations", "800")
+    capture = read_capture(data)
+    views = capture.dataset_views()
+    drawn = control_images(load_edit(data / "edit.json"), data, views, capture.names, torch.eye(4)[:3], (128, 128))
+    for images in drawn:
+        seen = images.amax(1).flatten(1).gt(0).float().mean(1)
+        assert float((seen > 0.02).float().mean()) > 0.9
+    assert float((drawn[0] - drawn[1]).abs().amax(1).gt(0.02).float().mean()) > 0.005
