@@ -107,11 +107,12 @@ def preview(asked: Request, out: Path, console: Console) -> None:
     chosen = torch.linspace(0, len(views) - 1, min(asked.views, len(views))).round().long().tolist()
     projected = _projected(edit, path.parent, capture, editor, settings)
     photos = torch.cat([capture.photos(range(index, index + 1), projected.size) for index in chosen])
+    weights = projected.influence.blend_weights(projected.size, settings.feather) if settings.composite else None
     rows: dict[str, Tensor] = {}
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("editing", total=len(trials) * editor.num_steps)
         for trial, images in _edited(editor, edit, projected, chosen, photos, trials, lambda: progress.advance(task)):
-            rows[str(trial)] = images
+            rows[str(trial)] = composite(images, photos, None if weights is None else weights[chosen])
     shown = {"photo": photos, "control": projected.target[chosen]}
     with atomic_write(out) as temporary:
         write_sheet(temporary, shown, rows, columns=len(chosen), cell=CELL)
@@ -151,15 +152,13 @@ def _edited(
     trials: Sequence[Trial],
     progress: Callable[[], None],
 ) -> Iterator[tuple[Trial, Float[Tensor, "V 3 H W"]]]:
-    """The edited views of every trial, in their photos outside of the region of influence."""
+    """The edited views of every trial."""
     prompts = Prompts(*map(editor.encode_prompt, (edit.source_prompt, edit.prompt, edit.negative_prompt)))
     source, target = projected.source[chosen].to(editor.device), projected.target[chosen].to(editor.device)
-    masks = projected.influence.masks
     inverted: dict[float, InvertedImages] = {}
     for trial in trials:
         editor.config = trial.of(editor.config)
         if trial.controlnet_scale not in inverted:
             inverted = {trial.controlnet_scale: invert_images(editor, photos, source, prompts)}
         generator = None if trial.seed is None else torch.Generator().manual_seed(trial.seed)
-        images = edit_images(editor, inverted[trial.controlnet_scale], target, prompts, generator, progress).cpu()
-        yield trial, composite(images, photos, None if masks is None else masks[chosen, None].float())
+        yield trial, edit_images(editor, inverted[trial.controlnet_scale], target, prompts, generator, progress).cpu()

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from nerfstudio.configs.method_configs import method_configs
 from nerfstudio.engine.trainer import TrainerConfig
 
 from qnerf_nerfstudio.common.console import CONSOLE
@@ -15,7 +14,9 @@ from qnerf_nerfstudio.run.settings import RunSettings
 
 def take_stated_settings(config: TrainerConfig) -> None:
     """Change the settings of a run that edit.json states and the command line does not."""
-    pipeline, method = config.pipeline, method_configs.get(config.method_name or "")
+    from nerfstudio.configs.method_configs import all_methods  # noqa: PLC0415 - it loads our methods
+
+    pipeline, method = config.pipeline, all_methods.get(config.method_name or "")
     assert isinstance(pipeline, RunSettings) and isinstance(pipeline.datamanager, QNerfDataManagerConfig)
     manager = pipeline.datamanager
     try:
