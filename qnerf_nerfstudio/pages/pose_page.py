@@ -15,11 +15,25 @@ from rich.console import Console
 
 from qnerf_nerfstudio.capture.capture import sparse_points
 from qnerf_nerfstudio.common.errors import UserError
-from qnerf_nerfstudio.edit.schema import BoxPlacement, MeshPlacement, SkeletonControl
+from qnerf_nerfstudio.edit.schema import BoxPlacement, Edit, JointedControl, MeshPlacement
 from qnerf_nerfstudio.pages.pose_scene import PoseScene, read_photos
-from qnerf_nerfstudio.pages.posing import PhotoClicks, PoseDocument, Side, degrees, mirror, move_joint, quaternion
+from qnerf_nerfstudio.pages.posing import (
+    PhotoClicks,
+    PoseDocument,
+    Side,
+    degrees,
+    mirror,
+    move_joint,
+    quaternion,
+    with_joint,
+    with_name,
+    with_or_without_bone,
+    without_joint,
+)
 from qnerf_nerfstudio.pages.viser_safety import atomic, plain
 
+SETTLED = 0.3
+"""Seconds after the last move of a drag after which photos and region are drawn again."""
 DRAG_PAUSE = 2.0
 """Seconds without a move after which a drag counts as ended; a drag is undone as a whole."""
 
@@ -42,6 +56,7 @@ class PosePage:
         self._lock = threading.RLock()
         self._dragged: tuple[list[float], NDArray] | None = None
         self._dragged_at = -math.inf
+        self._dragging = False
         self.server = viser.ViserServer(host=host, port=port)
         self.scene = PoseScene(
             self.server,
@@ -52,6 +67,7 @@ class PosePage:
             on_joint=lambda joint: self._perform(lambda: self._select(joint)),
             on_drag=self._drag,
         )
+        self._region_of: Edit | None = None
         self._add_panel()
         self.refresh()
 
@@ -71,10 +87,20 @@ class PosePage:
             self._extent = gui.add_vector3("Size or scale", (1.0, 1.0, 1.0), step=0.001)
             self._keep_lengths = gui.add_checkbox("Keep bone lengths", True)
             self._mirror = gui.add_button("Mirror left and right")
+            self._region = gui.add_checkbox("Show region of influence", False)
+        with gui.add_folder("Joints and bones", expand_by_default=False):
+            self._name = gui.add_text("Name", "")
+            self._add_joint = gui.add_button("Add joint")
+            self._remove_joint = gui.add_button("Remove joint")
+            self._other_joint = gui.add_dropdown("Bone to", ("",))
+            self._toggle_bone = gui.add_button("Add or remove bone")
+        buttons = (self._add_joint, self._remove_joint, self._toggle_bone)
+        self._skeleton_elements: tuple[Any, ...] = (self._name, self._other_joint, *buttons)
         with gui.add_folder("Photo"):
             self._photo_menu = gui.add_dropdown("Photo", tuple(self._photos.names))
             self._overlay = gui.add_checkbox("Show control on it", True)
             self._through = gui.add_button("Look through it")
+            self._all_cameras = gui.add_checkbox("Show all cameras", False)
             self._pick = gui.add_button("Place joint by clicks in two photos")
         self._undo = gui.add_button("Undo")
         self._reset = gui.add_button("Reset")
@@ -87,8 +113,13 @@ class PosePage:
         self._source_prompt.on_update(
             self._handler(lambda: self.document.change(source_prompt=self._source_prompt.value))
         )
-        for element in (self._side_menu, self._part_menu, self._photo_menu, self._overlay):
+        for element in (self._side_menu, self._part_menu, self._photo_menu, self._overlay, self._region):
             element.on_update(self._handler(lambda: None))
+        self._all_cameras.on_update(self._handler(lambda: None))
+        self._name.on_update(self._handler(self._rename))
+        self._add_joint.on_click(self._handler(self._add_a_joint))
+        self._remove_joint.on_click(self._handler(self._remove_a_joint))
+        self._toggle_bone.on_click(self._handler(self._toggle_a_bone))
         self._joint_menu.on_update(self._handler(lambda: self._select(self._joint_menu.value)))
         for vector in (self._position, self._rotation, self._extent):
             vector.on_update(self._handler(self._place_by_numbers))
@@ -143,17 +174,20 @@ class PosePage:
     def _draw(self) -> None:
         number, side = self._part_index, self._side
         part = self.document.parts[number]
-        skeleton = isinstance(part, SkeletonControl)
-        for element in (self._joint_menu, self._keep_lengths, self._mirror, self._pick):
+        skeleton = isinstance(part, JointedControl)
+        for element in (self._joint_menu, self._keep_lengths, self._mirror, self._pick, *self._skeleton_elements):
             element.visible = skeleton
         for element in (self._rotation, self._extent):
             element.visible = not skeleton
         self.scene.draw_control(number, side)
-        if isinstance(part, SkeletonControl):
+        if isinstance(part, JointedControl):
             joints = getattr(part, side)
             if self._selected not in joints:
                 self._selected = "neck" if "neck" in joints else next(iter(joints))
             _set_options(self._joint_menu, tuple(joints), self._selected)
+            other = self._other_joint.value
+            _set_options(self._other_joint, tuple(joints), other if other in joints else self._selected)
+            _set(self._name, self._selected)
             position, wxyz = joints[self._selected], (1.0, 0.0, 0.0, 0.0)
         else:
             placed: MeshPlacement | BoxPlacement = getattr(part, side)
@@ -164,7 +198,25 @@ class PosePage:
         _set(self._prompt, self.document.edit.prompt)
         _set(self._source_prompt, self.document.edit.source_prompt)
         self.scene.draw_gizmo(number, side, position, wxyz, turns=not skeleton)
-        self.scene.draw_overlay(self._photo_index, side, self._overlay.value)
+        self.scene.around.show_cameras(self._all_cameras.value, self._photo_index)
+        if not self._dragging:
+            # It takes longer than the rest together, and is drawn when the drag pauses.
+            self.scene.draw_overlay(self._photo_index, side, self._overlay.value)
+            self._draw_region()
+
+    def _draw_region(self) -> None:
+        """Draw where the edit may change the scene, as it is now."""
+        if not self._region.value:
+            self.scene.around.draw_region(None)
+            self._region_of = None
+        elif self._region_of != self.document.edit:
+            self._region_of = self.document.edit
+            try:
+                centres = self._photos.region(self.document.edit, self.document.path.parent)
+            except UserError as error:
+                self.say(f"**{plain(str(error))}**")
+                centres = None
+            self.scene.around.draw_region(centres)
 
     def _drag(self, position: list[float], wxyz: NDArray) -> None:
         """Follow the gizmo. Moves come faster than they can be drawn: only the latest counts."""
@@ -175,15 +227,32 @@ class PosePage:
                 return
             now = time.monotonic()
             merge = now - self._dragged_at < DRAG_PAUSE
-            self._perform(lambda: self._place(*dragged, merge=merge))
+            self._dragging = True
+            try:
+                self._perform(lambda: self._place(*dragged, merge=merge))
+            finally:
+                self._dragging = False
             self._dragged_at = now
+        self._settle(now)
+
+    def _settle(self, moved: float) -> None:
+        """Draw what a drag leaves out when it has paused."""
+
+        def draw() -> None:
+            with self._lock:
+                if self._dragged_at == moved:
+                    self.refresh()
+
+        timer = threading.Timer(SETTLED, draw)
+        timer.daemon = True
+        timer.start()
 
     def _select(self, joint: str) -> None:
         self._selected = joint
 
     def _place_by_numbers(self) -> None:
         part = self.document.parts[self._part_index]
-        if isinstance(part, SkeletonControl):
+        if isinstance(part, JointedControl):
             self._place(list(self._position.value), None)
             return
         placed: MeshPlacement | BoxPlacement = getattr(part, self._side)
@@ -194,7 +263,7 @@ class PosePage:
     def _place(self, position: list[float], wxyz: NDArray | None, merge: bool = False) -> None:
         """Put the selected joint, or the solid, at a position; with `merge` both changes are undone together."""
         part = self.document.parts[self._part_index]
-        if isinstance(part, SkeletonControl):
+        if isinstance(part, JointedControl):
             joints = self.document.joints(self._part_index, self._side)
             moved = move_joint(joints, part.all_bones, self._selected, position, self._keep_lengths.value)
             self.document.set_joints(self._part_index, self._side, moved, merge)
@@ -202,6 +271,30 @@ class PosePage:
         assert wxyz is not None
         values = {"position": position, "rotation": degrees(wxyz)}
         self.document.set_placement(self._part_index, self._side, values, merge)
+
+    def _jointed(self) -> JointedControl:
+        part = self.document.parts[self._part_index]
+        assert isinstance(part, JointedControl)
+        return part
+
+    def _rename(self) -> None:
+        if self._name.value != self._selected:
+            new = self._name.value.strip()
+            self.document.change_part(self._part_index, **with_name(self._jointed(), self._selected, new))
+            self._selected = new
+
+    def _add_a_joint(self) -> None:
+        values, name = with_joint(self._jointed(), self._selected)
+        self.document.change_part(self._part_index, **values)
+        self._selected = name
+        self.say(f"**{plain(name)}** added in both poses; drag it, and give it a name.")
+
+    def _remove_a_joint(self) -> None:
+        self.document.change_part(self._part_index, **without_joint(self._jointed(), self._selected))
+
+    def _toggle_a_bone(self) -> None:
+        values = with_or_without_bone(self._jointed(), self._selected, self._other_joint.value)
+        self.document.change_part(self._part_index, **values)
 
     def _mirror_pose(self) -> None:
         mirrored = mirror(self.document.joints(self._part_index, self._side))
@@ -218,7 +311,7 @@ class PosePage:
     def _look_through(self, client: viser.ClientHandle | None, index: int) -> None:
         if client is None:
             return
-        self.scene.look_through(client, index)
+        self.scene.look_through(client, index, self._side, self._overlay.value)
         _set(self._photo_menu, self._photos.names[index])
 
     def _begin_picking(self) -> None:

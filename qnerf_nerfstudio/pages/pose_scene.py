@@ -1,15 +1,14 @@
 """What the page of `qnerf pose` draws in viser: cameras with their photos, sparse points, the control and its gizmo."""
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import trimesh
 import viser
-import viser.transforms as vtf
 from jaxtyping import Float, UInt8
 from numpy.typing import ArrayLike, NDArray
 
@@ -18,11 +17,13 @@ from qnerf_nerfstudio.capture.capture import read_capture
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.common.images import to_bytes
 from qnerf_nerfstudio.controls.draw import control_images
+from qnerf_nerfstudio.controls.projection import project_edit
+from qnerf_nerfstudio.controls.rigged import rigged_mesh
 from qnerf_nerfstudio.controls.skeleton import skeleton_colours
 from qnerf_nerfstudio.controls.solids import box_mesh, load_mesh
-from qnerf_nerfstudio.edit.schema import BoxPlacement, Edit, MeshPlacement, SkeletonControl
+from qnerf_nerfstudio.edit.schema import BoxPlacement, Edit, JointedControl, MeshPlacement, RigControl
 from qnerf_nerfstudio.pages.posing import PoseDocument, Side, quaternion
-from qnerf_nerfstudio.pages.viser_safety import atomic
+from qnerf_nerfstudio.pages.surroundings import Surroundings
 
 THUMBNAIL = 256
 """Longer side in pixels of the photos on the page."""
@@ -58,6 +59,20 @@ class Photos:
         shown = control.max(axis=-1, keepdims=True) > 0
         return np.where(shown, 0.35 * photo + 0.65 * control, photo).astype(np.uint8)
 
+    def region(self, edit: Edit, folder: Path) -> Float[NDArray, "P 3"]:
+        """Centres of the cells where an edit may change the scene, in the dataset's coordinates; none where it may
+        change everything.
+
+        Raises:
+            UserError: The edit has no region.
+        """
+        size = (self.images[0].shape[0], self.images[0].shape[1])
+        focus, distance = focus_of(self.views)
+        box = torch.stack([focus - distance, focus + distance])
+        projected = project_edit(edit, folder, self.views, self.names, len(self.views), IDENTITY, size, box)
+        voxels = projected.influence.voxels
+        return np.zeros((0, 3)) if voxels is None else voxels.centres().numpy()
+
 
 def read_photos(data: Path) -> Photos:
     """Read the photos and cameras of a capture.
@@ -71,6 +86,15 @@ def read_photos(data: Path) -> Photos:
     size = (max(1, round(views.size[0] * shrink)), max(1, round(views.size[1] * shrink)))
     images = to_bytes(capture.photos(range(len(views)), size))
     return Photos(capture.names, views, list(images.numpy()))
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """A joint or a bone as it is drawn."""
+
+    handle: Any
+    colour: tuple[int, int, int]
+    places: tuple[tuple[float, float, float], ...]
 
 
 class PoseScene:
@@ -99,11 +123,14 @@ class PoseScene:
         self._server = server
         self._photos = photos
         self._document = document
-        self._on_frustum, self._on_joint, self._on_drag = on_frustum, on_joint, on_drag
+        self._on_joint, self._on_drag = on_joint, on_drag
         self._gizmo: viser.TransformControlsHandle | None = None
         self._gizmo_of: tuple[int, Side] | None = None
         self._overlaid: int | None = None
-        self._frustums: dict[int, viser.CameraFrustumHandle] = {}
+        self._drawn: dict[str, dict[str, _Drawn]] = {}
+        """Joints and bones that are drawn of each skeleton in each pose."""
+        self._meshes: dict[str, tuple[trimesh.Trimesh, bool]] = {}
+        """Meshes of rigs that are drawn, and whether in colour."""
         views = photos.views
         self._focus, distance = focus_of(views)
         self.scale = RADIUS / distance
@@ -112,10 +139,10 @@ class PoseScene:
         towards = torch.nn.functional.normalize(views.c2w[0, :, 3] - self._focus, dim=0)
         self._eye = self._focus + distance * (1.3 * towards + 0.4 * self._up)
         server.scene.set_up_direction(self._up.numpy())
+        self.around = Surroundings(server, photos.names, views, self.scale, self._up, self._focus, points, on_frustum)
+        """What stands around the control."""
         for index, image in enumerate(photos.images):
-            self._add_frustum(index, image)
-        if points is not None:
-            server.scene.add_point_cloud("/points", self._to_page(points[0]), points[1], point_size=0.01)
+            self.around.add_frustum(index, image)
         server.on_client_connect(self._place_camera)
 
     def draw_control(self, number: int, side: Side) -> None:
@@ -123,7 +150,9 @@ class PoseScene:
         for each, part in enumerate(self._document.parts):
             for pose in ("source", "target"):
                 name, active = f"/control/{each}/{pose}", (each, pose) == (number, side)
-                if isinstance(part, SkeletonControl):
+                if isinstance(part, RigControl):
+                    self._draw_mesh(f"{name}/mesh", rigged_mesh(part, self._document.path.parent, pose), active)
+                if isinstance(part, JointedControl):
                     self._draw_skeleton(name, part, pose, active)
                 else:
                     self._draw_solid(name, getattr(part, pose), active)
@@ -148,18 +177,20 @@ class PoseScene:
     def draw_overlay(self, index: int, side: Side, shown: bool) -> None:
         """Draw the control into one photo if it is to be shown there; the photo before it loses its drawing."""
         if self._overlaid is not None and self._overlaid != index:
-            self._add_frustum(self._overlaid, self._photos.images[self._overlaid])
+            self.around.add_frustum(self._overlaid, self._photos.images[self._overlaid])
         self._overlaid = index
-        image = self._photos.images[index]
-        if shown:
-            image = self._photos.with_control(index, self._document.edit, self._document.path.parent, side)
-        self._add_frustum(index, image)
+        image = self._photo(index, side, shown)
+        self.around.add_frustum(index, image)
+        self.around.draw_backdrop(index, image)
 
-    def look_through(self, client: viser.ClientHandle, index: int) -> None:
-        """Move a client's camera to where a photo was taken."""
-        with atomic(client):
-            client.camera.position = self._frustums[index].position
-            client.camera.wxyz = self._frustums[index].wxyz
+    def look_through(self, client: viser.ClientHandle, index: int, side: Side, shown: bool) -> None:
+        """Let a client look through a photo, with the control drawn over it if it is to be shown."""
+        self.around.look_through(client, index, self._photo(index, side, shown))
+
+    def _photo(self, index: int, side: Side, shown: bool) -> UInt8[NDArray, "H W 3"]:
+        if not shown:
+            return self._photos.images[index]
+        return self._photos.with_control(index, self._document.edit, self._document.path.parent, side)
 
     def _to_page(self, point: ArrayLike) -> NDArray:
         """Points of the dataset at the page's scale."""
@@ -175,44 +206,37 @@ class PoseScene:
         client.camera.position = self._to_page(self._eye)
         client.camera.look_at = self._to_page(self._focus)
 
-    def _add_frustum(self, index: int, image: UInt8[NDArray, "H W 3"]) -> None:
-        views = self._photos.views
-        height, width = views.size
-        c2w = views.c2w[index].double().numpy()
-        rotation = vtf.SO3.from_matrix(c2w[:, :3]) @ vtf.SO3.from_x_radians(math.pi)
-        handle = self._server.scene.add_camera_frustum(
-            f"/cameras/{self._photos.names[index]}",
-            fov=2 * math.atan(height / 2 / float(views.intrinsics[index, 1])),
-            aspect=width / height,
-            scale=0.25,
-            image=image,
-            wxyz=rotation.wxyz,
-            position=self._to_page(c2w[:, 3]),
-        )
-        handle.on_click(lambda event: self._on_frustum(event.client, index))
-        self._frustums[index] = handle
-
-    def _draw_skeleton(self, name: str, control: SkeletonControl, side: Side, active: bool) -> None:
+    def _draw_skeleton(self, name: str, control: JointedControl, side: Side, active: bool) -> None:
+        """Draw what has changed of a skeleton: a drag moves a few joints of it."""
         joints = getattr(control, side)
         colours = skeleton_colours(list(joints), control.all_bones)
-        size = 0.03 if active else 0.018
+        before, drawn = self._drawn.get(name, {}), {}
         for joint, at in joints.items():
-            handle = self._server.scene.add_icosphere(
-                f"{name}/joints/{joint}",
-                size,
-                colours[joint] if active else GREY,
-                2,
-                position=self._to_page(at),
-            )
-            if active:
-                handle.on_click(lambda _, joint=joint: self._on_joint(joint))
+            node, colour = f"{name}/joints/{joint}", colours[joint] if active else GREY
+            known = before.get(node)
+            if known is None or known.colour != colour:
+                size = 0.03 if active else 0.018
+                handle = self._server.scene.add_icosphere(node, size, colour, 2, position=self._to_page(at))
+                if active:
+                    handle.on_click(lambda _, joint=joint: self._on_joint(joint))
+                known = _Drawn(handle, colour, (at,))
+            elif known.places != (at,):
+                known.handle.position = self._to_page(at)
+                known = replace(known, places=(at,))
+            drawn[node] = known
         for first, second in control.all_bones:
-            self._server.scene.add_spline_catmull_rom(
-                f"{name}/bones/{first}-{second}",
-                np.stack([self._to_page(joints[first]), self._to_page(joints[second])]),
-                color=colours[first, second] if active else GREY,
-                line_width=4.0 if active else 1.5,
-            )
+            node, colour = f"{name}/bones/{first}-{second}", colours[first, second] if active else GREY
+            stated = (colour, (joints[first], joints[second]))
+            known = before.get(node)
+            if known is None or (known.colour, known.places) != stated:
+                ends = np.stack([self._to_page(joint) for joint in stated[1]])
+                width = 4.0 if active else 1.5
+                handle = self._server.scene.add_spline_catmull_rom(node, ends, color=colour, line_width=width)
+                known = _Drawn(handle, *stated)
+            drawn[node] = known
+        for node in set(before) - set(drawn):
+            before[node].handle.remove()
+        self._drawn[name] = drawn
 
     def _draw_solid(self, name: str, placed: MeshPlacement | BoxPlacement, active: bool) -> None:
         if isinstance(placed, BoxPlacement):
@@ -227,4 +251,16 @@ class PoseScene:
             opacity=0.6 if active else 0.25,
             wxyz=quaternion(placed.rotation),
             position=self._to_page(placed.position),
+        )
+
+    def _draw_mesh(self, name: str, mesh: trimesh.Trimesh, active: bool) -> None:
+        if name in self._meshes and self._meshes[name][0] is mesh and self._meshes[name][1] == active:
+            return
+        self._meshes[name] = (mesh, active)
+        self._server.scene.add_mesh_simple(
+            name,
+            np.asarray(mesh.vertices) * self.scale,
+            np.asarray(mesh.faces),
+            color=(90, 200, 255) if active else GREY,
+            opacity=0.6 if active else 0.15,
         )

@@ -17,9 +17,10 @@ from torch.nn import functional as F
 from qnerf_nerfstudio.capture.cameras import Views, nearest_to_rays
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.common.files import write_json
-from qnerf_nerfstudio.edit.schema import Edit, SkeletonControl
+from qnerf_nerfstudio.edit.schema import Edit, JointedControl
 
 Side = Literal["source", "target"]
+SIDES: tuple[Side, Side] = ("source", "target")
 Joints = dict[str, tuple[float, float, float]]
 PARALLEL = 0.02
 """Sine of the smallest angle between two rays whose meeting point can be found."""
@@ -119,6 +120,78 @@ def _point(at: NDArray) -> tuple[float, float, float]:
     return float(at[0]), float(at[1]), float(at[2])
 
 
+def with_joint(part: JointedControl, beside: str) -> tuple[dict[str, Any], str]:
+    """A skeleton with one more joint, at the end of a new bone from another joint.
+
+    Returns:
+        The fields that change, and the joint's name.
+    """
+    number = 1
+    while (name := f"joint_{number}") in part.source:
+        number += 1
+    length = float(np.median([_length(part.source, bone) for bone in part.all_bones])) / 2
+    away = _away(part, beside)
+    poses = {
+        side: {**poses_of(part, side), name: _point(np.array(poses_of(part, side)[beside]) + length * away)}
+        for side in SIDES
+    }
+    return {**_as_json(poses), "bones": [*part.all_bones, (beside, name)]}, name
+
+
+def without_joint(part: JointedControl, name: str) -> dict[str, Any]:
+    """The fields that change where a joint is removed; the joints beside one with two bones become neighbours."""
+    beside = [first if second == name else second for first, second in part.all_bones if name in (first, second)]
+    bones = [bone for bone in part.all_bones if name not in bone]
+    if len(beside) == 2 and tuple(beside) not in bones and tuple(reversed(beside)) not in bones:
+        bones.append((beside[0], beside[1]))
+    poses = {side: {key: at for key, at in poses_of(part, side).items() if key != name} for side in SIDES}
+    return {**_as_json(poses), "bones": bones}
+
+
+def with_name(part: JointedControl, old: str, new: str) -> dict[str, Any]:
+    """The fields that change where a joint gets another name.
+
+    Raises:
+        UserError: The name is empty, or another joint's.
+    """
+    new = new.strip()
+    if not new or new in part.source:
+        raise UserError(f"no joint can be called {new!r}: " + ("another one is" if new else "a name has letters"))
+    names = {key: new if key == old else key for key in part.source}
+    poses = {side: {names[key]: at for key, at in poses_of(part, side).items()} for side in SIDES}
+    return {**_as_json(poses), "bones": [(names[first], names[second]) for first, second in part.all_bones]}
+
+
+def with_or_without_bone(part: JointedControl, first: str, second: str) -> dict[str, Any]:
+    """The fields that change where a bone between two joints is added, or removed if it is there.
+
+    Raises:
+        UserError: It is the same joint twice.
+    """
+    if first == second:
+        raise UserError("a bone has two ends: choose another joint for its other one")
+    kept = [bone for bone in part.all_bones if set(bone) != {first, second}]
+    return {"bones": kept if len(kept) < len(part.all_bones) else [*kept, (first, second)]}
+
+
+def poses_of(part: JointedControl, side: Side) -> Joints:
+    """The joints of a part in one pose."""
+    return dict(part.source if side == "source" else part.target)
+
+
+def _length(joints: Mapping[str, tuple[float, float, float]], bone: tuple[str, str]) -> float:
+    return float(np.linalg.norm(np.subtract(joints[bone[0]], joints[bone[1]])))
+
+
+def _away(part: JointedControl, name: str) -> NDArray:
+    """The direction from a joint's neighbours to itself; upwards of nothing, any."""
+    beside = [first if second == name else second for first, second in part.all_bones if name in (first, second)]
+    towards = np.subtract(part.source[name], np.mean([part.source[key] for key in beside], axis=0)) if beside else None
+    if towards is None or np.linalg.norm(towards) < 1e-9:
+        return np.array([0.0, 0.0, 1.0])
+    return towards / np.linalg.norm(towards)
+
+
 class PoseDocument:
     """An edit.json that is worked on: every change can be undone, and nothing is written before `save`.
 
@@ -177,8 +250,8 @@ class PoseDocument:
     def joints(self, index: int, side: Side) -> Joints:
         """The joints of a skeleton part."""
         part = self.parts[index]
-        assert isinstance(part, SkeletonControl)
-        return dict(getattr(part, side))
+        assert isinstance(part, JointedControl)
+        return poses_of(part, side)
 
     def set_joints(self, index: int, side: Side, joints: Joints, merge: bool = False) -> None:
         """Change the joints of a skeleton part; see `change`."""

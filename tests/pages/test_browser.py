@@ -1,7 +1,10 @@
 """The pose page and the report in a real headless Chromium."""
 
+import json
 import shutil
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +16,18 @@ from helpers.models import save_tiny_set
 from playwright.sync_api import Page
 
 from qnerf_nerfstudio.edit.reading import load_edit
+from qnerf_nerfstudio.field.proxy import simplified
 from qnerf_nerfstudio.pages.pose_page import PosePage
 from qnerf_nerfstudio.pages.pose_start import open_document
 from qnerf_nerfstudio.pages.posing import PoseDocument
 from qnerf_nerfstudio.pages.viser_safety import plain
+from qnerf_nerfstudio.toy.capture import sample_edit
+from qnerf_nerfstudio.toy.proxy import capsule_mesh
 
 pytestmark = pytest.mark.browser
+
+ANSWER = 0.2
+"""Seconds within which a drag is answered."""
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +82,94 @@ def test_a_joint_is_dragged_undone_and_saved(page: Page, capture: Path, tmp_path
         assert saved.target["r_wrist"] == pytest.approx(document.joints(0, "target")["r_wrist"])
         assert np.linalg.norm(np.subtract(saved.target["r_wrist"], before["r_wrist"])) > 1e-3
         assert (data / "edit.1.json").read_bytes() == original
+    finally:
+        served.server.stop()
+
+
+def test_a_rig_bends_while_its_joint_is_dragged(page: Page, capture: Path, tmp_path: Path) -> None:
+    data = tmp_path / "scene"
+    shutil.copytree(capture, data)
+    body, source, _ = sample_edit(7)
+    mesh = capsule_mesh(body, source)
+    while len(mesh.faces) < 20_000:
+        mesh = mesh.subdivide()
+    mesh = simplified(mesh, 20_000)
+    mesh.export(data / "subject.ply")
+    edit = json.loads((data / "edit.json").read_text())
+    edit["control"] |= {"type": "rig", "mesh": "subject.ply"}
+    (data / "edit.json").write_text(json.dumps(edit))
+    document = open_document(data, data / "edit.json", "skeleton", None)
+    served = PosePage(data, document, "127.0.0.1", free_port())
+    drawn: list[float] = []
+    page.on("websocket", lambda socket: socket.on("framereceived", lambda payload: note(payload, drawn)))
+    try:
+        page.goto(f"http://127.0.0.1:{served.server.get_port()}")
+        page.get_by_text("Connected").wait_for()
+        choose(page, "Joint", "r_wrist")
+        page.locator("input[value='r_wrist']:visible").wait_for()
+        page.wait_for_timeout(2500)
+        waits: list[float] = []
+        follow = served.scene._on_drag
+
+        def timed(*moved: Any) -> None:
+            started = time.monotonic()
+            follow(*moved)
+            waits.append(time.monotonic() - started)
+
+        served.scene._on_drag = timed
+        before = len(drawn)
+        drag_joint(page, served, document, "r_wrist")
+        page.screenshot(path=tmp_path / "rig.png")
+        # From the message of a move to the mesh on its way back to the page.
+        assert len(drawn) > before and waits and max(waits) < ANSWER, waits
+    finally:
+        served.server.stop()
+
+
+def note(payload: bytes | str, drawn: list[float]) -> None:
+    """Note the time of a frame that draws the target's mesh."""
+    if isinstance(payload, bytes) and b"/control/0/target/mesh" in payload:
+        drawn.append(time.monotonic())
+
+
+def test_joints_photos_and_the_region_are_worked_on_by_clicks(page: Page, capture: Path, tmp_path: Path) -> None:
+    data = tmp_path / "scene"
+    shutil.copytree(capture, data)
+    document = open_document(data, data / "edit.json", "skeleton", None)
+    served = PosePage(data, document, "127.0.0.1", free_port())
+    seen: list[bytes] = []
+    page.on("websocket", lambda socket: socket.on("framereceived", lambda p: seen.append(p) if p else None))
+    try:
+        page.goto(f"http://127.0.0.1:{served.server.get_port()}")
+        page.get_by_text("Connected").wait_for()
+        page.wait_for_timeout(1500)
+        page.get_by_text("Joints and bones").click()
+        page.get_by_role("button", name="Add joint").click()
+        wait_for(lambda: "joint_1" in document.joints(0, "target"), page, 10)
+        page.wait_for_timeout(500)
+        # The dropdown of joints shows it, too, and stands before it.
+        page.locator("input[value='joint_1']:visible").nth(1).fill("hat")
+        wait_for(lambda: "hat" in document.joints(0, "source"), page, 10)
+        page.wait_for_timeout(500)
+        page.get_by_role("button", name="Remove joint").click()
+        wait_for(lambda: "hat" not in document.joints(0, "source"), page, 10)
+
+        page.get_by_role("button", name="Look through it").click()
+        wait_for(lambda: any(b"BackgroundImage" in bytes(frame) for frame in seen), page, 10)
+        page.wait_for_timeout(800)
+        page.screenshot(path=tmp_path / "through.png")
+        first = served.scene.around._frustums[0]
+        assert not first.visible
+        page.mouse.move(300, 300)
+        page.mouse.down()
+        page.mouse.move(420, 330, steps=4)
+        page.mouse.up()
+        wait_for(lambda: first.visible, page, 10)
+
+        page.get_by_text("Show region of influence").click()
+        wait_for(lambda: any(b"/region" in bytes(frame) for frame in seen), page, 20)
+        page.wait_for_timeout(800)
+        page.screenshot(path=tmp_path / "region.png")
     finally:
         served.server.stop()
 

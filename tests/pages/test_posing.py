@@ -27,6 +27,10 @@ from qnerf_nerfstudio.pages.posing import (
     parents,
     pixel_under,
     quaternion,
+    with_joint,
+    with_name,
+    with_or_without_bone,
+    without_joint,
 )
 from qnerf_nerfstudio.toy.capture import write_capture
 from qnerf_nerfstudio.toy.config import CaptureConfig
@@ -184,3 +188,32 @@ def test_a_standing_figure_has_the_height_it_is_asked_for() -> None:
     placed = document.joints(0, "source")
     assert placed["nose"][1] == pytest.approx(2 + 2 * REST_POSE["nose"][2])
     assert placed["neck"] == pytest.approx((1.0, 2 + 2 * 0.84, 3.0))
+
+
+def test_joints_and_bones_are_added_renamed_and_removed(tmp_path: Path) -> None:
+    stated = {**GOOD, "control": {"type": "skeleton", "source": REST_POSE, "target": REST_POSE}}
+    document = PoseDocument(tmp_path / "edit.json", Edit.model_validate(stated))
+    count = len(document.parts[0].all_bones)
+    values, name = with_joint(document.parts[0], "r_wrist")
+    document.change_part(0, **values)
+    part = document.parts[0]
+    assert ("r_wrist", name) in part.all_bones and len(part.all_bones) == count + 1
+    # It goes on where the arm ends.
+    arm, hand = (np.subtract(part.target[b], part.target[a]) for a, b in (("r_elbow", "r_wrist"), ("r_wrist", name)))
+    assert np.dot(arm, hand) == pytest.approx(np.linalg.norm(arm) * np.linalg.norm(hand))
+    document.change_part(0, **with_name(part, name, " r_hand "))
+    assert ("r_wrist", "r_hand") in document.parts[0].all_bones and not document.parts[0].is_openpose
+    for name in ("neck", " "):
+        with pytest.raises(UserError, match="no joint can be called"):
+            with_name(document.parts[0], "r_hand", name)
+    document.change_part(0, **with_or_without_bone(document.parts[0], "r_hand", "l_wrist"))
+    assert ("r_hand", "l_wrist") in document.parts[0].all_bones
+    document.change_part(0, **with_or_without_bone(document.parts[0], "l_wrist", "r_hand"))
+    assert len(document.parts[0].all_bones) == count + 1
+    with pytest.raises(UserError, match="a bone has two ends"):
+        with_or_without_bone(document.parts[0], "neck", "neck")
+    document.change_part(0, **without_joint(document.parts[0], "r_wrist"))
+    assert "r_wrist" not in document.parts[0].target and ("r_elbow", "r_hand") in document.parts[0].all_bones
+    for _ in range(5):
+        document.undo()
+    assert document.parts[0].bones is None and dict(document.parts[0].source) == REST_POSE
