@@ -309,20 +309,6 @@ def degrees(wxyz: Sequence[float] | NDArray) -> list[float]:
     return [round(float(angle), 4) for angle in angles]
 
 
-def pixel_under(views: Views, index: int, direction: Tensor) -> Tensor:
-    """The pixel (x, y) of a photo that a ray from its camera hits, where the photo is shown flat and undistorted.
-
-    Raises:
-        UserError: The ray misses the photo.
-    """
-    local = direction.to(views.c2w) @ views.c2w[index, :, :3]
-    (height, width), focal = views.size, views.intrinsics[index, 1]
-    x, y = -local[0] / local[2] * focal + width / 2, local[1] / local[2] * focal + height / 2
-    if float(local[2]) >= 0 or not (0 <= float(x) < width and 0 <= float(y) < height):
-        raise UserError("the click does not hit the photo; look through it first")
-    return torch.stack([x, y])
-
-
 class PhotoClicks:
     """Clicks on the same joint in two photos, which together give its position.
 
@@ -335,18 +321,19 @@ class PhotoClicks:
         self._rays: dict[int, tuple[Tensor, Tensor]] = {}
 
     def add(self, index: int, direction: Float[Tensor, "3"]) -> bool:
-        """Take a click on a photo, the direction of the ray through it; whether there are two clicks now.
+        """Take a click on the backdrop of a photo, as the direction of its ray; whether there are two clicks now.
 
         Raises:
             UserError: The click hits no pixel of the photo, or the photo has its click already.
         """
         if index in self._rays:
             raise UserError("that is the same photo; choose another one and look through it")
-        pixel = pixel_under(self._views, index, direction)
-        origins, directions = self._views[index : index + 1].rays_through(pixel[None, None])
-        if not directions.isfinite().all():
-            raise UserError("the lens shows nothing there; click inside the photo")
-        self._rays[index] = origins[0, 0], directions[0, 0]
+        origin, direction = self._views.c2w[index, :, 3], direction.to(self._views.c2w)
+        pixels, valid = self._views[index : index + 1].project((origin + direction)[None])
+        (height, width), (x, y) = self._views.size, pixels[0, 0].tolist()
+        if not bool(valid) or not (0 <= x < width and 0 <= y < height):
+            raise UserError("the click does not hit the photo; look through it first")
+        self._rays[index] = origin, direction
         return len(self._rays) == 2
 
     def point(self) -> tuple[Float[Tensor, "3"], float]:

@@ -9,6 +9,7 @@ import viser
 import viser.transforms as vtf
 from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
+from torch.nn import functional as F
 
 from qnerf_nerfstudio.capture.cameras import Views
 from qnerf_nerfstudio.pages.viser_safety import atomic
@@ -118,7 +119,7 @@ class Surroundings:
         """Put a photo behind the scene of the clients that look through it."""
         for client_id, client in self._server.get_clients().items():
             if self._looking.get(client_id) == index:
-                client.scene.set_background_image(framed(image, client.camera.aspect))
+                client.scene.set_background_image(framed(flat(self._views, index, image), client.camera.aspect))
 
     def draw_region(self, centres: Float[NDArray, "P 3"] | None) -> None:
         """Draw the region of influence by the centres of its cells; None draws none."""
@@ -143,8 +144,8 @@ class Surroundings:
             self._draw_visibility()
 
     def _is_shown(self, index: int) -> bool:
-        # From inside a camera its own picture would hide everything.
-        if index in self._looking.values():
+        # From inside a camera its own picture, and those beside it, would hide everything.
+        if self._looking:
             return False
         return self._all_cameras or index in self._few or index == self._chosen
 
@@ -179,6 +180,23 @@ class Surroundings:
                 position=at * self._scale,
             )
         )
+
+
+def flat(views: Views, index: int, image: UInt8[NDArray, "H W 3"]) -> UInt8[NDArray, "H W 3"]:
+    """A photo as the page's camera sees it: without lens distortion, its principal point in the middle."""
+    height, width = image.shape[:2]
+    view = views[index : index + 1].resized((height, width))
+    focal = view.intrinsics[0, 1]
+    rows, columns = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    local = torch.stack([(columns - width / 2) / focal, -(rows - height / 2) / focal, -torch.ones_like(rows)], dim=-1)
+    points = view.c2w[0, :, 3] + local.reshape(-1, 3) @ view.c2w[0, :, :3].T
+    pixels, valid = view.project(points)
+    grid = 2 * pixels / torch.tensor([width, height]) - 1
+    grid = torch.where(valid[..., None], grid, 2.0).reshape(1, height, width, 2)
+    pixels = torch.from_numpy(image).movedim(-1, 0)[None].float() - 255
+    # Beyond the photo there is white.
+    seen = F.grid_sample(pixels, grid, align_corners=False) + 255
+    return seen[0].movedim(0, -1).round().byte().numpy()
 
 
 def framed(image: UInt8[NDArray, "H W 3"], aspect: float) -> UInt8[NDArray, "h w 3"]:

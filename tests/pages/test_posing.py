@@ -19,13 +19,13 @@ from qnerf_nerfstudio.edit.reading import load_edit
 from qnerf_nerfstudio.edit.schema import Edit
 from qnerf_nerfstudio.pages.pose_start import REST_POSE, open_document, standing_skeleton
 from qnerf_nerfstudio.pages.posing import (
+    PhotoClicks,
     PoseDocument,
     degrees,
     intersect_rays,
     mirror,
     move_joint,
     parents,
-    pixel_under,
     quaternion,
     with_joint,
     with_name,
@@ -107,12 +107,13 @@ def test_a_joint_clicked_in_two_photos_is_where_it_is_seen_through_the_lens(at: 
         x, y = pixels[index, 0].tolist()
         if not (0 <= x < width and 0 <= y < height):
             return
-        focal = float(views.intrinsics[index, 1])
-        local = torch.tensor([(x - width / 2) / focal, -(y - height / 2) / focal, -1.0])
-        click = pixel_under(views, index, views.c2w[index, :, :3] @ local)
-        torch.testing.assert_close(click, pixels[index, 0], atol=1e-3, rtol=0)
-        rays.append(views[index : index + 1].rays_through(click[None, None]))
-    found, gap = intersect_rays(*(torch.stack([ray[part][0, 0] for ray in rays]) for part in (0, 1)))
+        rays.append(point - views.c2w[index, :, 3])
+    clicks = PhotoClicks(views)
+    assert not clicks.add(0, rays[0])
+    with pytest.raises(UserError, match="same photo"):
+        clicks.add(0, rays[0])
+    assert clicks.add(1, rays[1])
+    found, gap = clicks.point()
     torch.testing.assert_close(found.float(), point, atol=2e-3, rtol=0)
     assert gap < 1e-3
 
@@ -124,7 +125,7 @@ def test_clicks_that_do_not_meet_are_refused() -> None:
     with pytest.raises(UserError, match="behind"):
         intersect_rays(origins, torch.tensor([[-1.0, 0, -1], [1.0, 0, -1]]))
     with pytest.raises(UserError, match="look through"):
-        pixel_under(cameras(1), 0, cameras(1).c2w[0, :, 2])
+        PhotoClicks(cameras(1)).add(0, cameras(1).c2w[0, :, 2])
 
 
 @settings(deadline=None, max_examples=40)
