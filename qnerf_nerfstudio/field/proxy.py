@@ -15,8 +15,8 @@ from qnerf_nerfstudio.rigs.matter import Density, cell_centres
 
 CELLS = 160
 """Cells along the longest side of the box that a mesh is looked for in."""
-OPAQUE = 0.5
-"""The surface lies where a cell stops this share of the light that crosses it."""
+OPAQUE = 0.2
+"""The surface lies where a cell stops this share of the light that crosses it, as for what belongs to bones."""
 CLOSED = 2
 """Gaps in the surface up to twice this number of cells wide are closed."""
 FEWEST = 100
