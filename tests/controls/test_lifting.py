@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from helpers.people import figure, orbit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -16,24 +17,9 @@ from qnerf_nerfstudio.common.images import to_unit
 from qnerf_nerfstudio.controls.lifting import NoSkeletonError, find_joints, lift_skeleton, triangulate
 from qnerf_nerfstudio.controls.skeleton import draw_skeleton
 from qnerf_nerfstudio.edit.openpose import OPENPOSE_BONES, OPENPOSE_COLOURS, OPENPOSE_JOINTS
-from qnerf_nerfstudio.toy.capture import TARGET_RANGES, orbit_camera
-from qnerf_nerfstudio.toy.figure import joints, sample_body, sample_pose
 from qnerf_nerfstudio.toy.training.data import draw_loosely
 
 BONES = [bone for bone in OPENPOSE_BONES if bone[0] in OPENPOSE_JOINTS[:14] and bone[1] in OPENPOSE_JOINTS[:14]]
-
-
-def orbit(count: int, size: int, k1: float = 0.0) -> Views:
-    c2w = torch.stack([orbit_camera(360 * i / count, 5 + 30 * (i % 3) / 2, 3.8, 1.0) for i in range(count)])
-    focal = 1.8 * size
-    distortion = torch.zeros(count, 6)
-    distortion[:, 0] = k1
-    return Views(c2w, torch.tensor([[focal, focal, size / 2, size / 2]] * count), distortion, (size, size))
-
-
-def figure(seed: int) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return joints(sample_body(generator), sample_pose(generator, TARGET_RANGES))
 
 
 def drawn(views: Views, skeleton: dict[str, torch.Tensor]) -> torch.Tensor:
