@@ -67,7 +67,7 @@ class PosePage:
             on_joint=lambda joint: self._perform(lambda: self._select(joint)),
             on_drag=self._drag,
         )
-        self._region_of: Edit | None = None
+        self._region_of: tuple[Edit, Any] | None = None
         self._add_panel()
         self.refresh()
 
@@ -201,22 +201,29 @@ class PosePage:
         self.scene.around.show_cameras(self._all_cameras.value, self._photo_index)
         if not self._dragging:
             # It takes longer than the rest together, and is drawn when the drag pauses.
-            self.scene.draw_overlay(self._photo_index, side, self._overlay.value)
-            self._draw_region()
+            self._draw_projections(*self._projections())
 
-    def _draw_region(self) -> None:
-        """Draw where the edit may change the scene, as it is now."""
+    def _projections(self) -> tuple[int, Any, Any]:
+        """The number of the chosen photo, that photo with the control, and the region of influence, as they are now."""
+        index = self._photo_index
+        return index, self.scene.photo(index, self._side, self._overlay.value), self._region_centres()
+
+    def _draw_projections(self, index: int, image: Any, centres: Any) -> None:
+        self.scene.draw_overlay(index, image)
+        self.scene.around.draw_region(centres)
+
+    def _region_centres(self) -> Any:
+        """Where the edit may change the scene, if that is to be shown; computed anew where the edit has changed."""
+        edit = self.document.edit
         if not self._region.value:
-            self.scene.around.draw_region(None)
-            self._region_of = None
-        elif self._region_of != self.document.edit:
-            self._region_of = self.document.edit
+            return None
+        if self._region_of is None or self._region_of[0] != edit:
             try:
-                centres = self._photos.region(self.document.edit, self.document.path.parent)
+                self._region_of = edit, self._photos.region(edit, self.document.path.parent)
             except UserError as error:
                 self.say(f"**{plain(str(error))}**")
-                centres = None
-            self.scene.around.draw_region(centres)
+                self._region_of = edit, None
+        return self._region_of[1]
 
     def _drag(self, position: list[float], wxyz: NDArray) -> None:
         """Follow the gizmo. Moves come faster than they can be drawn: only the latest counts."""
@@ -236,12 +243,15 @@ class PosePage:
         self._settle(now)
 
     def _settle(self, moved: float) -> None:
-        """Draw what a drag leaves out when it has paused."""
+        """Draw what a drag leaves out when it has paused; a drag that goes on meanwhile does not wait for it."""
 
         def draw() -> None:
-            with self._lock:
+            if self._dragged_at != moved:
+                return
+            projections = self._projections()
+            with self._lock, atomic(self.server):
                 if self._dragged_at == moved:
-                    self.refresh()
+                    self._draw_projections(*projections)
 
         timer = threading.Timer(SETTLED, draw)
         timer.daemon = True

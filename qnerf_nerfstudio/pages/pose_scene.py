@@ -174,20 +174,20 @@ class PoseScene:
         )
         self._gizmo.on_update(lambda gizmo: self._on_drag(self._to_dataset(gizmo.position), gizmo.wxyz))
 
-    def draw_overlay(self, index: int, side: Side, shown: bool) -> None:
-        """Draw the control into one photo if it is to be shown there; the photo before it loses its drawing."""
+    def draw_overlay(self, index: int, image: UInt8[NDArray, "H W 3"]) -> None:
+        """Draw one photo with the control in it; the photo before it loses its drawing."""
         if self._overlaid is not None and self._overlaid != index:
             self.around.add_frustum(self._overlaid, self._photos.images[self._overlaid])
         self._overlaid = index
-        image = self._photo(index, side, shown)
         self.around.add_frustum(index, image)
         self.around.draw_backdrop(index, image)
 
     def look_through(self, client: viser.ClientHandle, index: int, side: Side, shown: bool) -> None:
         """Let a client look through a photo, with the control drawn over it if it is to be shown."""
-        self.around.look_through(client, index, self._photo(index, side, shown))
+        self.around.look_through(client, index, self.photo(index, side, shown))
 
-    def _photo(self, index: int, side: Side, shown: bool) -> UInt8[NDArray, "H W 3"]:
+    def photo(self, index: int, side: Side, shown: bool) -> UInt8[NDArray, "H W 3"]:
+        """A photo, with the control in one pose drawn over it if it is to be shown."""
         if not shown:
             return self._photos.images[index]
         return self._photos.with_control(index, self._document.edit, self._document.path.parent, side)
