@@ -98,7 +98,6 @@ def make_proxy(
         box, belongs = _place(subject, capture, model, density)
         mesh = extract_mesh(density, box, belongs, faces)
     mesh = transform_mesh(mesh, invert_affine(capture.to_scene))
-    out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(out) as temporary:
         temporary.write_bytes(_exported(mesh, out.suffix.removeprefix(".").lower()))
     size = " x ".join(f"{side:.3g}" for side in mesh.extents)

@@ -75,15 +75,7 @@ def extract_mesh(
 
 def simplified(mesh: trimesh.Trimesh, faces: int) -> trimesh.Trimesh:
     """A mesh with about so many triangles, by quadric error metrics (Garland and Heckbert, 1997)."""
-    if len(mesh.faces) <= faces:
-        return mesh
-    import open3d  # noqa: PLC0415 - seconds; nerfstudio brings it
-
-    full = open3d.geometry.TriangleMesh(
-        open3d.utility.Vector3dVector(mesh.vertices), open3d.utility.Vector3iVector(mesh.faces)
-    )
-    fewer = full.simplify_quadric_decimation(faces)
-    return trimesh.Trimesh(np.asarray(fewer.vertices), np.asarray(fewer.triangles), process=True)
+    return mesh if len(mesh.faces) <= faces else mesh.simplify_quadric_decimation(face_count=faces)
 
 
 def _marching_cubes(level: Float[np.ndarray, "X Y Z"]) -> trimesh.Trimesh:
