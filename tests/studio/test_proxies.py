@@ -90,7 +90,7 @@ def test_the_dinosaur_bends_its_neck(tmp_path: Path) -> None:
         target[name] = trimesh.transform_points(source[name][None], turn)[0].tolist()
     edit["control"] |= {"target": target, "type": "rig", "mesh": "proxies/subject.ply"}
     (data / "edit.json").write_text(json.dumps(edit))
-    command("qnerf", "proxy", "--data", data, "--iterations", "800")
+    command("qnerf", "proxy", "--data", data)
     capture = read_capture(data)
     views = capture.dataset_views()
     drawn = control_images(load_edit(data / "edit.json"), data, views, capture.names, torch.eye(4)[:3], (128, 128))
