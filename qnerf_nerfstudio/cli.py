@@ -46,6 +46,8 @@ class Pose:
             raise UserError("--keypoints and --detect both say where the person is; leave one of them out")
         if self.person < 1:
             raise UserError(f"--person is {self.person}; expected 1 for the first person, 2 for the next, and so on")
+        if self.person > 1 and self.keypoints is None and not self.detect:
+            raise UserError("--person is one of those that --keypoints or --detect find; give one of these, too")
         person = None
         if self.keypoints is not None or self.detect:
             person = seen_person(self.data, self.keypoints, self.person, console)

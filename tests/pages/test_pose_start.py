@@ -81,6 +81,9 @@ def test_the_command_tells_what_it_saw_and_opens_the_page(data: Path) -> None:
     refused = [SCRIPTS / "qnerf", "pose", "--data", data, "--keypoints", data / "images"]
     done = subprocess.run(list(map(str, refused)), capture_output=True, text=True, env={"COLUMNS": "300"}, check=False)
     assert done.returncode == 2 and "none of the 0 JSON files" in done.stdout + done.stderr
+    alone = [*refused[:4], "--person", "2"]
+    done = subprocess.run(list(map(str, alone)), capture_output=True, text=True, env={"COLUMNS": "300"}, check=False)
+    assert done.returncode == 2 and "--person is one of those that" in done.stdout + done.stderr
 
 
 def test_detection_says_what_it_needs(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
