@@ -31,6 +31,8 @@ class Pose:
     """Find the person in the photos with MediaPipe (the extra "detect") instead of reading --keypoints."""
     person: int = 1
     """Which person, where there are several: 1 is the one that most photos agree on."""
+    run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
+    """A run of qnerf-edit on the same capture, whose field of the photos is shown as points where there are few."""
     host: str = "127.0.0.1"
     """Address that the page listens at; 0.0.0.0 lets other machines in."""
     port: int = 7008
@@ -52,7 +54,12 @@ class Pose:
         if self.keypoints is not None or self.detect:
             person = seen_person(self.data, self.keypoints, self.person, console)
         document = open_document(self.data, edit_path(self.data, self.edit), self.control, self.mesh, person)
-        serve(PosePage(self.data, document, self.host, self.port), console)
+        points = None
+        if self.run_folder is not None:
+            from qnerf_nerfstudio.proxies import field_points  # noqa: PLC0415 - nerfstudio
+
+            points = field_points(self.run_folder)
+        serve(PosePage(self.data, document, self.host, self.port, points), console)
 
 
 @dataclass

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import torch
 import trimesh
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from nerfstudio.pipelines.base_pipeline import Pipeline
 from nerfstudio.utils.eval_utils import eval_setup
+from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 from torch.nn import functional as F
 
-from qnerf_nerfstudio.capture.cameras import focus_of, invert_affine
+from qnerf_nerfstudio.capture.cameras import focus_of, invert_affine, transform_points
 from qnerf_nerfstudio.capture.capture import Capture, read_capture
 from qnerf_nerfstudio.capture.check import check_capture
 from qnerf_nerfstudio.capture.paths import transforms_path
@@ -29,6 +30,7 @@ from qnerf_nerfstudio.deformation.motion import skeleton_motion
 from qnerf_nerfstudio.edit.reading import edit_path, load_edit
 from qnerf_nerfstudio.edit.schema import BoxRegion, Edit, skeleton_parts
 from qnerf_nerfstudio.field.datamanager import QNerfDataManager
+from qnerf_nerfstudio.field.grids import surface_points
 from qnerf_nerfstudio.field.model import QNerfModel
 from qnerf_nerfstudio.field.proxy import extract_mesh
 from qnerf_nerfstudio.methods import qnerf_edit_tiny
@@ -38,6 +40,8 @@ from qnerf_nerfstudio.studio.plain import train_plain
 
 CLEAR = 0.4
 """Nothing is before the cameras up to this share of the distance between the nearest one and what they look at."""
+POINT_ROWS = 40
+"""Rays along the height of each view that points are looked for with."""
 MASK_SIZE = 256
 """Shorter side in pixels of the masks that a hull is made of."""
 
@@ -141,6 +145,21 @@ def _of_run(run: Path) -> tuple[QNerfModel, Capture]:
     model, capture = _ready(pipeline)
     model.begin_stage(0, "rgb", kept.load())
     return model, capture
+
+
+def field_points(run: Path) -> tuple[Float[NDArray, "P 3"], UInt8[NDArray, "P 3"]]:
+    """Points on the surfaces of the field of the photos that a run keeps, in the coordinates of transforms.json, and
+    their colours.
+
+    Raises:
+        UserError: The run keeps none.
+    """
+    model, capture = _of_run(run)
+    views = capture.views()
+    rows = POINT_ROWS
+    points, colours = surface_points(model, views, (rows, max(1, round(rows * views.size[1] / views.size[0]))))
+    placed = transform_points(points, invert_affine(capture.to_scene))
+    return placed.numpy(), (colours * 255).round().byte().numpy()
 
 
 def _ready(pipeline: Pipeline) -> tuple[QNerfModel, Capture]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 import viser
+from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -46,9 +47,17 @@ class PosePage:
         document: The edit.
         host: Address to listen at.
         port: Port to listen at.
+        points: Points and their colours instead of the capture's sparse ones.
     """
 
-    def __init__(self, data: Path, document: PoseDocument, host: str, port: int) -> None:
+    def __init__(
+        self,
+        data: Path,
+        document: PoseDocument,
+        host: str,
+        port: int,
+        points: tuple[Float[NDArray, "P 3"], UInt8[NDArray, "P 3"]] | None = None,
+    ) -> None:
         self.document = document
         self._photos = read_photos(data)
         self._selected = ""
@@ -61,7 +70,7 @@ class PosePage:
         self.scene = PoseScene(
             self.server,
             self._photos,
-            sparse_points(data),
+            sparse_points(data) if points is None else points,
             document,
             on_frustum=self._look_through,
             on_joint=lambda joint: self._perform(lambda: self._select(joint)),

@@ -17,6 +17,7 @@ from qnerf_nerfstudio.common.images import load_images
 from qnerf_nerfstudio.controls.draw import control_images
 from qnerf_nerfstudio.controls.solids import raycast
 from qnerf_nerfstudio.edit.reading import load_edit
+from qnerf_nerfstudio.proxies import field_points
 from qnerf_nerfstudio.toy.capture import sample_edit
 from qnerf_nerfstudio.toy.proxy import capsule_mesh
 
@@ -49,6 +50,9 @@ def test_the_mesh_is_the_figure(rigged: Path) -> None:
 
 def test_both_poses_are_drawn_and_an_edit_by_a_rig_runs(rigged: Path, tiny_editor: Path, tmp_path: Path) -> None:
     run = train(rigged, tmp_path, tiny_editor)
+    points, colours = field_points(run)
+    # They lie around the figure's capture, in its own coordinates.
+    assert len(points) == len(colours) > 100 and np.isfinite(points).all() and float(np.abs(points).max()) < 10
     body, source, target = sample_edit(SEED)
     capture = read_capture(rigged)
     views = capture.dataset_views()
