@@ -16,7 +16,7 @@ from rich.console import Console
 from torch import Tensor
 from torch.nn import functional as F
 
-from qnerf_nerfstudio.capture.cameras import focus_of, invert_affine, transform_points
+from qnerf_nerfstudio.capture.cameras import focus_of, invert_affine
 from qnerf_nerfstudio.capture.capture import Capture, read_capture
 from qnerf_nerfstudio.capture.check import check_capture
 from qnerf_nerfstudio.capture.paths import transforms_path
@@ -26,15 +26,15 @@ from qnerf_nerfstudio.controls.draw import placed_skeletons
 from qnerf_nerfstudio.controls.images import load_masks
 from qnerf_nerfstudio.controls.region import VoxelRegion, shape_region, visual_hull
 from qnerf_nerfstudio.controls.solids import MESH_FORMATS, transform_mesh
-from qnerf_nerfstudio.deformation.motion import skeleton_motion
 from qnerf_nerfstudio.edit.reading import edit_path, load_edit
 from qnerf_nerfstudio.edit.schema import BoxRegion, Edit, skeleton_parts
 from qnerf_nerfstudio.field.datamanager import QNerfDataManager
-from qnerf_nerfstudio.field.grids import surface_points
+from qnerf_nerfstudio.field.grids import stated_points
 from qnerf_nerfstudio.field.model import QNerfModel
 from qnerf_nerfstudio.field.proxy import extract_mesh
 from qnerf_nerfstudio.methods import qnerf_edit_tiny
-from qnerf_nerfstudio.rigs.matter import Density, read_anatomy
+from qnerf_nerfstudio.rigs.bones import Skeleton
+from qnerf_nerfstudio.rigs.matter import read_anatomy
 from qnerf_nerfstudio.run.artifacts import EditArtifacts
 from qnerf_nerfstudio.studio.plain import train_plain
 
@@ -89,18 +89,17 @@ def make_proxy(
     if data is not None:
         out = _free(out, data)
         check_capture(data)
-        if subject.box is None and subject.masks is None:
-            _skeleton_edit(edit_path(data, subject.edit))
+        edit = _skeleton_edit(subject, data)
         with tempfile.TemporaryDirectory() as folder:
             model, capture = _trained(data, Path(folder), iterations)
     else:
         assert run is not None
         model, capture = _of_run(run)
         out = _free(out, capture.data)
-    density: Density = lambda points: model.field.density_fn(points.to(model.device))[..., 0].float().cpu()  # noqa: E731
+        edit = _skeleton_edit(subject, capture.data)
     with torch.no_grad():
-        box, belongs = _place(subject, capture, model, density)
-        mesh = extract_mesh(density, box, belongs, faces)
+        box, belongs = _place(subject, edit, capture, model)
+        mesh = extract_mesh(model.density, box, belongs, faces)
     mesh = transform_mesh(mesh, invert_affine(capture.to_scene))
     with atomic_write(out) as temporary:
         temporary.write_bytes(_exported(mesh, out.suffix.removeprefix(".").lower()))
@@ -155,11 +154,7 @@ def field_points(run: Path) -> tuple[Float[NDArray, "P 3"], UInt8[NDArray, "P 3"
         UserError: The run keeps none.
     """
     model, capture = _of_run(run)
-    views = capture.views()
-    rows = POINT_ROWS
-    points, colours = surface_points(model, views, (rows, max(1, round(rows * views.size[1] / views.size[0]))))
-    placed = transform_points(points, invert_affine(capture.to_scene))
-    return placed.numpy(), (colours * 255).round().byte().numpy()
+    return stated_points(model, capture.views(), capture.to_scene, POINT_ROWS)
 
 
 def _ready(pipeline: Pipeline) -> tuple[QNerfModel, Capture]:
@@ -173,7 +168,7 @@ Belongs = Callable[[Float[Tensor, "P 3"]], Bool[Tensor, "P"]]
 
 
 def _place(
-    subject: Subject, capture: Capture, model: QNerfModel, density: Density
+    subject: Subject, edit: Edit | None, capture: Capture, model: QNerfModel
 ) -> tuple[Float[Tensor, "2 3"], Belongs | None]:
     """The box that a mesh is looked for in, in scene coordinates, and what in it belongs to the subject."""
     if subject.box is not None:
@@ -185,14 +180,17 @@ def _place(
     if subject.masks is not None:
         region = _hull(subject.masks, capture, model)
         return region.box, region.contains
-    edit = _skeleton_edit(edit_path(capture.data, subject.edit))
+    assert edit is not None
     before, _ = placed_skeletons(skeleton_parts(edit.control), capture.to_scene)
-    motion = skeleton_motion([(joints, joints, bones) for joints, bones in before])
-    owners = read_anatomy(density, motion.captured).owners
+    owners = read_anatomy(model.density, Skeleton.joined([Skeleton.named(*each) for each in before])).owners
     return owners.box, lambda points: owners(points) >= 0
 
 
-def _skeleton_edit(path: Path) -> Edit:
+def _skeleton_edit(subject: Subject, data: Path) -> Edit | None:
+    """The edit whose skeleton says where the subject is; None where a box or masks do."""
+    if subject.box is not None or subject.masks is not None:
+        return None
+    path = edit_path(data, subject.edit)
     edit = load_edit(path) if path.exists() else None
     if edit is None or not skeleton_parts(edit.control):
         raise UserError(

@@ -4,7 +4,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 import trimesh
 
@@ -48,9 +47,4 @@ def _rig(path: Path, mesh: trimesh.Trimesh, joints: tuple[tuple[str, Point], ...
 
 
 def _skeleton(joints: tuple[tuple[str, Point], ...], bones: Bones) -> Skeleton:
-    places = dict(joints)
-    names = sorted({name for bone in bones for name in bone})
-    numbers = [[names.index(name) for name in bone] for bone in bones]
-    return Skeleton(
-        torch.tensor(np.array([places[name] for name in names]), dtype=torch.float32), torch.tensor(numbers)
-    )
+    return Skeleton.named({name: torch.tensor(at) for name, at in joints}, bones)

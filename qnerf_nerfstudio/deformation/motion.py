@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from qnerf_nerfstudio.controls.draw import placed_mesh, placed_skeletons
+from qnerf_nerfstudio.controls.draw import PlacedSkeleton, placed_mesh, placed_skeletons
 from qnerf_nerfstudio.controls.lifting import LiftedSkeleton
 from qnerf_nerfstudio.deformation.deformation import Deformation
 from qnerf_nerfstudio.deformation.meshes import MeshDeformation
@@ -108,7 +107,7 @@ def stated_motion(
         return _lifted_motion(lifted)
     if skeletons := skeleton_parts(control):
         before, after = placed_skeletons(skeletons, to_scene)
-        return skeleton_motion([(start, end, bones) for (start, bones), (end, _) in zip(before, after, strict=True)])
+        return _skeleton_motion(before, after)
     return _solids_motion(solid_parts(control), folder, to_scene)
 
 
@@ -120,7 +119,7 @@ def _lifted_motion(lifted: tuple[LiftedSkeleton, LiftedSkeleton] | None) -> Moti
     bones = [bone for bone in before.bones if set(bone) <= set(after.joints)]
     if not bones:
         return "the skeletons of source and target have no bone in common"
-    return skeleton_motion([(before.joints, after.joints, bones)])
+    return _skeleton_motion([(before.joints, bones)], [(after.joints, bones)])
 
 
 def _solids_motion(parts: Sequence[BoxControl | MeshControl], folder: Path, to_scene: Tensor) -> Motion | str:
@@ -134,14 +133,7 @@ def _solids_motion(parts: Sequence[BoxControl | MeshControl], folder: Path, to_s
     return SolidsMotion(MeshDeformation.of(pairs))
 
 
-def skeleton_motion(parts: list) -> SkeletonMotion:
-    """One motion of several skeletons."""
-    captured, edited, bones = [], [], []
-    for before, after, pairs in parts:
-        names = sorted({name for pair in pairs for name in pair})
-        first = len(captured)
-        captured += [before[name] for name in names]
-        edited += [after[name] for name in names]
-        bones += [[first + names.index(each) for each in pair] for pair in pairs]
-    numbers = torch.tensor(bones)
-    return SkeletonMotion(Skeleton(torch.stack(captured), numbers), Skeleton(torch.stack(edited), numbers))
+def _skeleton_motion(before: Sequence[PlacedSkeleton], after: Sequence[PlacedSkeleton]) -> SkeletonMotion:
+    """One motion of several skeletons, which have the same bones before and after it."""
+    captured, edited = (Skeleton.joined([Skeleton.named(*each) for each in side]) for side in (before, after))
+    return SkeletonMotion(captured, edited)

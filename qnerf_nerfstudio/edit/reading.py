@@ -58,12 +58,13 @@ def edit_path(data: Path, edit: Path | None) -> Path:
     return edit or transforms_path(data).parent / "edit.json"
 
 
-def load_edit(path: Path, outside_paths: bool = False) -> Edit:
+def load_edit(path: Path, outside_paths: bool = False, tell: bool = True) -> Edit:
     """Read and check an edit.json.
 
     Args:
         path: The file.
         outside_paths: Let it name files outside of its own folder.
+        tell: Say what became of joints that other conventions name.
 
     Raises:
         UserError: The file is missing, is not JSON, or a field is wrong, or it names files outside of its folder; the
@@ -74,7 +75,7 @@ def load_edit(path: Path, outside_paths: bool = False) -> Edit:
         edit = Edit.model_validate(document)
     except ValidationError as error:
         raise UserError(f"{path}: {_explain(document, error)}") from error
-    for line in _renamings(document):
+    for line in _renamings(document) if tell else ():
         CONSOLE.print(f"{path}: {line}.", soft_wrap=True, markup=False)
     if not outside_paths:
         for field, stated in _files(edit):

@@ -3,13 +3,14 @@
 from collections.abc import Iterable, Iterator
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from qnerf_nerfstudio.capture.cameras import Views
+from qnerf_nerfstudio.capture.cameras import Views, invert_affine, transform_points
 from qnerf_nerfstudio.common.images import dilate
 from qnerf_nerfstudio.deformation.deformation import Deformation
 from qnerf_nerfstudio.diffusion.queries import QueryCodec
@@ -39,12 +40,20 @@ def render_over(
 ) -> Float[Tensor, "V 3 h w"]:
     """Images of the views with the pixels inside of masks rendered by the model; None renders all of them."""
     rendered, size = images.clone(), (images.shape[-2], images.shape[-1])
+    for number, view, inside in _parts(indices, size, masks):
+        ((_, outputs),) = _render(model, views, view, size, inside)
+        rendered[number][:, inside] = outputs["rgb"][0].T
+    return rendered
+
+
+def _parts(
+    indices: range, size: tuple[int, int], masks: Bool[Tensor, "V h w"] | None
+) -> Iterator[tuple[int, range, Bool[Tensor, "h w"]]]:
+    """The number, the index and the mask of each view whose mask holds a pixel; without masks they hold all."""
     for number, index in enumerate(indices):
         inside = torch.ones(size, dtype=torch.bool) if masks is None else masks[number]
         if inside.any():
-            ((_, outputs),) = _render(model, views, range(index, index + 1), size, inside)
-            rendered[number][:, inside] = outputs["rgb"][0].T
-    return rendered
+            yield number, range(index, index + 1), inside
 
 
 def render_carried(
@@ -68,14 +77,11 @@ def render_carried(
     size = (photos.shape[-2], photos.shape[-1])
     half = (max(1, size[0] // 2), max(1, size[1] // 2))
     images = photos.clone()
-    for number, index in enumerate(indices):
-        inside = torch.ones(size, dtype=torch.bool) if masks is None else masks[number]
-        if not inside.any():
-            continue
+    for number, view, inside in _parts(indices, size, masks):
         with model.seen_through(Changes(deformation, carried=True)):
-            ((_, after),) = _render(model, views, range(index, index + 1), size, inside)
+            ((_, after),) = _render(model, views, view, size, inside)
         with model.seen_through(Changes(deformation, carried=False)):
-            ((_, before),) = _render(model, views, range(index, index + 1), half)
+            ((_, before),) = _render(model, views, view, half)
         left = (before["accumulation"] - before["certainty"])[None, None, ..., 0]
         left = F.interpolate(left, size, mode="bilinear")[0, 0]
         come = torch.zeros(size)
@@ -121,6 +127,15 @@ def surface_points(
         points.append(ends[kept])
         colours.append(outputs["rgb"][kept])
     return torch.cat(points), torch.cat(colours)
+
+
+def stated_points(
+    model: QNerfModel, views: Views, to_scene: Float[Tensor, "3 4"], rows: int
+) -> tuple[Float[NDArray, "P 3"], UInt8[NDArray, "P 3"]]:
+    """`surface_points` of `rows` rows of rays a view, in the dataset's coordinates, with colours from 0 to 255."""
+    height, width = views.size
+    points, colours = surface_points(model, views, (rows, max(1, round(rows * width / height))))
+    return transform_points(points, invert_affine(to_scene)).numpy(), (colours * 255).round().byte().numpy()
 
 
 @torch.no_grad()

@@ -154,6 +154,10 @@ class QNerfModel(NerfactoModel):
         """Let rays that see the edit change matter in this region only; None: everywhere."""
         self.region = None if region is None else region.to(self.device)
 
+    def density(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
+        """Density at points in scene coordinates, per unit of length, on the CPU."""
+        return self.field.density_fn(points.to(self.device))[..., 0].float().cpu()
+
     @contextmanager
     def showing_query_features(self) -> Iterator[None]:
         """Render "query_features" meanwhile."""

@@ -1,6 +1,5 @@
 """Meshes of what was captured, from the density of a field."""
 
-import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -8,6 +7,7 @@ import torch
 import trimesh
 from jaxtyping import Bool, Float
 from scipy import ndimage
+from skimage.measure import marching_cubes
 from torch import Tensor
 
 from qnerf_nerfstudio.common.errors import UserError
@@ -79,10 +79,6 @@ def simplified(mesh: trimesh.Trimesh, faces: int) -> trimesh.Trimesh:
 
 
 def _marching_cubes(level: Float[np.ndarray, "X Y Z"]) -> trimesh.Trimesh:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from skimage.measure import marching_cubes  # noqa: PLC0415 - nerfstudio brings it
-
     vertices, faces, _, _ = marching_cubes(level, OPAQUE)
     mesh = trimesh.Trimesh(vertices, faces[:, ::-1], process=True)
     pieces = mesh.split(only_watertight=False)

@@ -140,7 +140,7 @@ def with_joint(part: JointedControl, beside: str) -> tuple[dict[str, Any], str]:
 
 def without_joint(part: JointedControl, name: str) -> dict[str, Any]:
     """The fields that change where a joint is removed; the joints beside one with two bones become neighbours."""
-    beside = [first if second == name else second for first, second in part.all_bones if name in (first, second)]
+    beside = _neighbours(part, name)
     bones = [bone for bone in part.all_bones if name not in bone]
     if len(beside) == 2 and tuple(beside) not in bones and tuple(reversed(beside)) not in bones:
         bones.append((beside[0], beside[1]))
@@ -183,9 +183,14 @@ def _length(joints: Mapping[str, tuple[float, float, float]], bone: tuple[str, s
     return float(np.linalg.norm(np.subtract(joints[bone[0]], joints[bone[1]])))
 
 
+def _neighbours(part: JointedControl, name: str) -> list[str]:
+    """The joints at the other ends of a joint's bones."""
+    return [first if second == name else second for first, second in part.all_bones if name in (first, second)]
+
+
 def _away(part: JointedControl, name: str) -> NDArray:
-    """The direction from a joint's neighbours to itself; upwards of nothing, any."""
-    beside = [first if second == name else second for first, second in part.all_bones if name in (first, second)]
+    """The direction from the middle of a joint's neighbours to itself; along z where there is none."""
+    beside = _neighbours(part, name)
     towards = np.subtract(part.source[name], np.mean([part.source[key] for key in beside], axis=0)) if beside else None
     if towards is None or np.linalg.norm(towards) < 1e-9:
         return np.array([0.0, 0.0, 1.0])

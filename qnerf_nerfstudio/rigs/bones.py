@@ -1,6 +1,8 @@
 """Bones as capsules, and how each moves from the edited scene back to the captured one."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import accumulate
 
 import torch
 from jaxtyping import Float, Int
@@ -20,6 +22,20 @@ class Skeleton:
     """Positions in scene coordinates."""
     bones: Int[Tensor, "K 2"]
     """Indices of the joints at both ends of every bone."""
+
+    @classmethod
+    def named(cls, joints: Mapping[str, Float[Tensor, "3"]], bones: Sequence[tuple[str, str]]) -> "Skeleton":
+        """The skeleton of bones between named joints; joints without a bone are left out."""
+        names = sorted({name for bone in bones for name in bone})
+        numbers = [[names.index(name) for name in bone] for bone in bones]
+        return cls(torch.stack([joints[name] for name in names]), torch.tensor(numbers))
+
+    @classmethod
+    def joined(cls, skeletons: Sequence["Skeleton"]) -> "Skeleton":
+        """Several skeletons as one."""
+        firsts = accumulate((len(each.joints) for each in skeletons[:-1]), initial=0)
+        bones = [each.bones + first for each, first in zip(skeletons, firsts, strict=True)]
+        return cls(torch.cat([each.joints for each in skeletons]), torch.cat(bones))
 
     @property
     def start(self) -> Float[Tensor, "K 3"]:

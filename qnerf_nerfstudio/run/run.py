@@ -12,7 +12,6 @@ from nerfstudio.utils import comms
 from torch import Tensor
 from torch.nn import functional as F
 
-from qnerf_nerfstudio.capture.cameras import invert_affine, transform_points
 from qnerf_nerfstudio.capture.edited_dataset import add_points
 from qnerf_nerfstudio.common import ranks
 from qnerf_nerfstudio.common.console import CONSOLE
@@ -23,8 +22,9 @@ from qnerf_nerfstudio.controls.influence import composite
 from qnerf_nerfstudio.deformation.deformation import Deformation
 from qnerf_nerfstudio.deformation.motion import Motion
 from qnerf_nerfstudio.diffusion.conditions import Prompts
-from qnerf_nerfstudio.field.grids import surface_points, translucency
+from qnerf_nerfstudio.field.grids import stated_points, translucency
 from qnerf_nerfstudio.field.model import Look, QNerfModel
+from qnerf_nerfstudio.run.explained import summary
 from qnerf_nerfstudio.run.manifest import Attempt
 from qnerf_nerfstudio.run.plan import Revision, Stage, Task
 from qnerf_nerfstudio.run.prepare import PreparedRun
@@ -52,6 +52,8 @@ class EditRun:
         self.prepared = replace(prepared, editor=None)
         self.model, self.artifacts = model, prepared.artifacts
         self.plan, self.attempts = prepared.plan, list(prepared.manifest.attempts)
+        self.explained = summary(self.artifacts, prepared.capture.num_train)
+        """What the latest fitted field explains of its queries, in a sentence; None before the first."""
         self._editor = prepared.editor
         self._slices: SliceRunner | None = None
         self._attempt: int | None = None
@@ -132,7 +134,7 @@ class EditRun:
         stated = self.prepared.edit.region.type in ("box", "sphere")
         try:
             with torch.no_grad():
-                tensors = motion.read(self._density, region.contains if stated and region else None)
+                tensors = motion.read(self.model.density, region.contains if stated and region else None)
         except UserError as error:
             if self.plan.config.editing == "carried":
                 raise
@@ -155,9 +157,6 @@ class EditRun:
             soft_wrap=True,
         )
         return carried
-
-    def _density(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
-        return self.model.field.density_fn(points.to(self.model.device))[..., 0].float().cpu()
 
     def look(self, scene: Scene) -> Look | None:
         """What shows a scene; None: the field as it is now.
@@ -215,11 +214,9 @@ class EditRun:
     def write_sparse_points(self) -> None:
         """Give the edited dataset sparse points from the final field, where the capture has none."""
         prepared = self.prepared
-        capture, size = prepared.capture, prepared.views.size
-        grid = (POINT_ROWS, max(1, round(POINT_ROWS * size[1] / size[0])))
-        points, colours = surface_points(self.model, prepared.views[: capture.num_train], grid)
-        stated = transform_points(points, invert_affine(capture.to_scene))
-        add_points(self.artifacts.root, stated.numpy(), (colours * 255).round().byte().numpy())
+        capture = prepared.capture
+        training = prepared.views[: capture.num_train]
+        add_points(self.artifacts.root, *stated_points(self.model, training, capture.to_scene, POINT_ROWS))
 
     def _make_slices(self) -> SliceRunner:
         prepared = self.prepared

@@ -87,8 +87,10 @@ def _denoise(run: EditRun, item: Slice) -> None:
 
 def _tell_explained(run: EditRun, stage: Stage) -> None:
     """Say how much of its queries the field that views were drawn to explains."""
-    if stage.fitted is not None and (told := summary(run.artifacts, run.prepared.capture.num_train)):
-        CONSOLE.print(told, soft_wrap=True)
+    if stage.fitted is not None:
+        run.explained = summary(run.artifacts, run.prepared.capture.num_train)
+        if run.explained:
+            CONSOLE.print(run.explained, soft_wrap=True)
 
 
 def _fit_heads(run: EditRun, stage: Stage) -> None:

@@ -32,7 +32,6 @@ from qnerf_nerfstudio.field.model import QNerfModel, QNerfModelConfig
 from qnerf_nerfstudio.pages.report import write_report
 from qnerf_nerfstudio.pages.viser_safety import plain
 from qnerf_nerfstudio.run.artifacts import EditArtifacts
-from qnerf_nerfstudio.run.explained import summary
 from qnerf_nerfstudio.run.fingerprint import run_options
 from qnerf_nerfstudio.run.manifest import Attempt
 from qnerf_nerfstudio.run.plan import Revision, Stage, Task
@@ -346,7 +345,7 @@ class QNerfPipeline(VanillaPipeline):
             if len(self.datamanager.eval_dataset) > 0:
                 # The held-out photos were cached when the run began; now their edited views count.
                 self.datamanager.setup_eval()
-        self.editing.explained = summary(run.artifacts, run.prepared.capture.num_train)
+        self.editing.explained = run.explained
         self.editing.show_scene()
 
     def _choose_scene(self, scene: Scene) -> None:

@@ -21,7 +21,7 @@ def take_stated_settings(config: TrainerConfig) -> None:
     manager = pipeline.datamanager
     try:
         path = edit_path(Path(manager.data or manager.dataparser.data), pipeline.edit)
-        stated = load_edit(path, pipeline.outside_paths).settings if path.exists() else None
+        stated = load_edit(path, pipeline.outside_paths, tell=False).settings if path.exists() else None
     except UserError:
         return  # told where the edit is read to be used
     if stated is None or not isinstance(method, TrainerConfig):

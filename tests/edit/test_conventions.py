@@ -48,6 +48,9 @@ def test_coco_gets_its_neck_between_the_shoulders(tmp_path: Path, capsys: pytest
     assert set(control.source) == set(OPENPOSE_JOINTS) and len(control.all_bones) == 17
     assert control.source["neck"] == pytest.approx((5.5, (25 + 36) / 18, 1))
     assert "between the shoulders" in capsys.readouterr().out.replace("\n", " ")
+    # An edit that is read for its settings alone is told of when it is read to be used.
+    assert load_edit(tmp_path / "edit.json", tell=False).control.type == "skeleton"
+    assert not capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
