@@ -33,6 +33,8 @@ class Pose:
     """Which person, where there are several: 1 is the one that most photos agree on."""
     run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
     """A run of qnerf-edit on the same capture, whose field of the photos is shown as points where there are few."""
+    field_iterations: int = 0
+    """Training steps of a quick field that is shown as points instead of a run's; 500 are a minute or two on a CPU."""
     host: str = "127.0.0.1"
     """Address that the page listens at; 0.0.0.0 lets other machines in."""
     port: int = 7008
@@ -43,6 +45,7 @@ class Pose:
         from qnerf_nerfstudio.edit.reading import edit_path  # noqa: PLC0415 - pydantic
         from qnerf_nerfstudio.pages.pose_page import PosePage, serve  # noqa: PLC0415 - viser, nerfstudio
         from qnerf_nerfstudio.pages.pose_start import open_document, seen_person  # noqa: PLC0415 - nerfstudio
+        from qnerf_nerfstudio.proxies import field_points  # noqa: PLC0415 - nerfstudio
 
         if self.keypoints is not None and self.detect:
             raise UserError("--keypoints and --detect both say where the person is; leave one of them out")
@@ -54,11 +57,7 @@ class Pose:
         if self.keypoints is not None or self.detect:
             person = seen_person(self.data, self.keypoints, self.person, console)
         document = open_document(self.data, edit_path(self.data, self.edit), self.control, self.mesh, person)
-        points = None
-        if self.run_folder is not None:
-            from qnerf_nerfstudio.proxies import field_points  # noqa: PLC0415 - nerfstudio
-
-            points = field_points(self.run_folder)
+        points = field_points(self.data, self.run_folder, self.field_iterations)
         serve(PosePage(self.data, document, self.host, self.port, points), console)
 
 

@@ -90,8 +90,7 @@ def make_proxy(
         out = _free(out, data)
         check_capture(data)
         edit = _skeleton_edit(subject, data)
-        with tempfile.TemporaryDirectory() as folder:
-            model, capture = _trained(data, Path(folder), iterations)
+        model, capture = quick_field(data, iterations)
     else:
         assert run is not None
         model, capture = _of_run(run)
@@ -123,16 +122,20 @@ def _exported(mesh: trimesh.Trimesh, kind: str) -> bytes:
     return written.encode() if isinstance(written, str) else bytes(written)
 
 
-def _trained(data: Path, folder: Path, iterations: int) -> tuple[QNerfModel, Capture]:
-    """A field of a capture's photos."""
+def quick_field(data: Path, iterations: int) -> tuple[QNerfModel, Capture]:
+    """A field of a capture's photos after a few training steps, which leave nothing on disk.
+
+    Raises:
+        UserError: The capture cannot be read.
+    """
     settings = copy.deepcopy(qnerf_edit_tiny.config)
     views = read_capture(data).views()
     focus, _ = focus_of(views)
     nearest = float((views.c2w[:, :, 3] - focus).norm(dim=-1).min())
     # What a field may not put before its cameras is no fog there.
     settings.pipeline.model.near_plane = CLEAR * nearest  # pyright: ignore[reportAttributeAccessIssue]
-    pipeline = train_plain(data, folder, settings, iterations=iterations)
-    return _ready(pipeline)
+    with tempfile.TemporaryDirectory() as folder:
+        return _ready(train_plain(data, Path(folder), settings, iterations=iterations))
 
 
 def _of_run(run: Path) -> tuple[QNerfModel, Capture]:
@@ -146,14 +149,26 @@ def _of_run(run: Path) -> tuple[QNerfModel, Capture]:
     return model, capture
 
 
-def field_points(run: Path) -> tuple[Float[NDArray, "P 3"], UInt8[NDArray, "P 3"]]:
-    """Points on the surfaces of the field of the photos that a run keeps, in the coordinates of transforms.json, and
-    their colours.
+def field_points(
+    data: Path, run: Path | None, iterations: int
+) -> tuple[Float[NDArray, "P 3"], UInt8[NDArray, "P 3"]] | None:
+    """Points on the surfaces of a field of the photos, in the coordinates of transforms.json, and their colours.
+
+    Args:
+        data: The capture.
+        run: A run that keeps its field.
+        iterations: Training steps of a quick field instead; without these and a run there are no points.
 
     Raises:
-        UserError: The run keeps none.
+        UserError: The run keeps none, or both are named.
     """
-    model, capture = _of_run(run)
+    if iterations < 0 or (iterations and run is not None):
+        raise UserError("--field-iterations trains a field where no --run has one; leave one of them out")
+    if run is None and not iterations:
+        return None
+    if run is None:
+        check_capture(data)
+    model, capture = quick_field(data, iterations) if run is None else _of_run(run)
     return stated_points(model, capture.views(), capture.to_scene, POINT_ROWS)
 
 

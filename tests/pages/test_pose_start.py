@@ -69,6 +69,7 @@ def test_an_edit_that_is_there_keeps_its_target_pose(data: Path) -> None:
 
 def test_the_command_tells_what_it_saw_and_opens_the_page(data: Path) -> None:
     words = [SCRIPTS / "qnerf", "pose", "--data", data, "--keypoints", data / "keypoints", "--port", str(free_port())]
+    words += ["--field-iterations", "2"]
     with subprocess.Popen(list(map(str, words)), stdout=subprocess.PIPE, text=True, env={"COLUMNS": "300"}) as process:
         assert process.stdout is not None
         lines = []
@@ -84,6 +85,9 @@ def test_the_command_tells_what_it_saw_and_opens_the_page(data: Path) -> None:
     alone = [*refused[:4], "--person", "2"]
     done = subprocess.run(list(map(str, alone)), capture_output=True, text=True, env={"COLUMNS": "300"}, check=False)
     assert done.returncode == 2 and "--person is one of those that" in done.stdout + done.stderr
+    twice = [*refused[:4], "--field-iterations", "9", "--run", data]
+    done = subprocess.run(list(map(str, twice)), capture_output=True, text=True, env={"COLUMNS": "300"}, check=False)
+    assert done.returncode == 2 and "--field-iterations trains a field where no --run" in done.stdout + done.stderr
 
 
 def test_detection_says_what_it_needs(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,18 +17,19 @@ from qnerf_nerfstudio.common.images import load_images
 from qnerf_nerfstudio.controls.draw import control_images
 from qnerf_nerfstudio.controls.solids import raycast
 from qnerf_nerfstudio.edit.reading import load_edit
-from qnerf_nerfstudio.proxies import field_points
+from qnerf_nerfstudio.field.grids import render_grid
+from qnerf_nerfstudio.proxies import field_points, quick_field
 from qnerf_nerfstudio.toy.capture import sample_edit
 from qnerf_nerfstudio.toy.proxy import capsule_mesh
 
-SEED = 7
+SEED, STEPS = 7, 500
 
 
 @pytest.fixture(scope="module")
 def rigged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A procedural capture whose edit is stated by a rig that `qnerf proxy` made of its photos."""
     data = small_capture(tmp_path_factory.mktemp("rig"), num_views=16, size=96, seed=SEED)
-    output = command("qnerf", "proxy", "--data", data, "--iterations", "500")
+    output = command("qnerf", "proxy", "--data", data, "--iterations", STEPS)
     assert "proxies/subject.ply" in output.replace("\n", "")
     edit = json.loads((data / "edit.json").read_text())
     edit["control"] |= {"type": "rig", "mesh": "proxies/subject.ply"}
@@ -48,9 +49,25 @@ def test_the_mesh_is_the_figure(rigged: Path) -> None:
     assert len(mesh.faces) <= 20_000
 
 
+def test_the_drawn_depth_is_that_of_the_field(rigged: Path) -> None:
+    body, source, _ = sample_edit(SEED)
+    height = float(capsule_mesh(body, source).extents[2])
+    # With the same seed this is the field that the mesh was made of.
+    model, capture = quick_field(rigged, STEPS)
+    views, stated = capture.views()[:4].resized((96, 96)), read_capture(rigged).dataset_views()[:4].resized((96, 96))
+    lengths = views.rays()[1].norm(dim=-1).unflatten(1, views.size)
+    rendered = render_grid(model, views, range(4), views.size, "expected_depth")[..., 0] / lengths
+    rendered = rendered / torch.linalg.det(capture.to_scene[:, :3]) ** (1 / 3)
+    drawn = raycast(stated, [trimesh.load(rigged / "proxies/subject.ply")]).depth
+    error = (rendered - drawn)[drawn.isfinite()].abs()
+    assert float(error.median()) < 0.02 * height
+
+
 def test_both_poses_are_drawn_and_an_edit_by_a_rig_runs(rigged: Path, tiny_editor: Path, tmp_path: Path) -> None:
     run = train(rigged, tmp_path, tiny_editor)
-    points, colours = field_points(run)
+    found = field_points(rigged, run, 0)
+    assert found is not None
+    points, colours = found
     # A few steps make a field of little matter; what there is lies around the capture, in its own coordinates.
     assert len(points) == len(colours) > 0 and np.isfinite(points).all() and float(np.abs(points).max()) < 10
     body, source, target = sample_edit(SEED)
