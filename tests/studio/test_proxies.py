@@ -112,6 +112,9 @@ def test_the_dinosaur_bends_its_neck(tmp_path: Path) -> None:
     edit["control"] |= {"target": target, "type": "rig", "mesh": "proxies/subject.ply"}
     (data / "edit.json").write_text(json.dumps(edit))
     command("qnerf", "proxy", "--data", data)
+    mesh = trimesh.load(data / "proxies/subject.ply")
+    # From the snout to the tip of the tail, which the skeleton states.
+    assert (mesh.extents > 0.75 * np.ptp(list(source.values()), axis=0)).all()
     capture = read_capture(data)
     views = capture.dataset_views()
     drawn = control_images(load_edit(data / "edit.json"), data, views, capture.names, torch.eye(4)[:3], (128, 128))
