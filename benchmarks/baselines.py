@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from qnerf_nerfstudio.diffusion.attention import AttentionState, attend, decoder_self_attention
-from qnerf_nerfstudio.diffusion.conditions import Prompts, SourceBranch
+from qnerf_nerfstudio.diffusion.conditions import SourceBranch
 from qnerf_nerfstudio.diffusion.editor import ControlNetEditor
+from qnerf_nerfstudio.diffusion.text import Prompts
 
 OWN_SHARE = 0.6
 """GaussCtrl's weight of a view's own attention; the mean over the reference views gets the rest."""

@@ -29,9 +29,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from qnerf_nerfstudio.diffusion.attention import AttentionState, KeysValues
 from qnerf_nerfstudio.diffusion.bundled import BUNDLED_FOLDER
-from qnerf_nerfstudio.diffusion.conditions import Prompts, QueryTargets, SourceBranch
+from qnerf_nerfstudio.diffusion.conditions import QueryTargets, SourceBranch
 from qnerf_nerfstudio.diffusion.editor import ControlNetEditor
 from qnerf_nerfstudio.diffusion.queries import CodecFit
+from qnerf_nerfstudio.diffusion.text import Prompts
 from qnerf_nerfstudio.methods import qnerf_edit, qnerf_edit_tiny
 from qnerf_nerfstudio.run.plan import Plan, PlanConfig, Task
 from qnerf_nerfstudio.studio.pipeline import QNerfPipelineConfig
@@ -203,8 +204,7 @@ def main(config: Benchmark) -> None:
     side = settings.resolution
     generator = torch.Generator().manual_seed(0)
     images, controls = torch.rand(2, config.chunk, 3, side, side, generator=generator).to(config.device)
-    text = editor.encode_prompt("a figure")
-    prompts = Prompts(text, text, editor.encode_prompt(""))
+    prompts = editor.encode_prompts("a figure", "a figure", "")
     latents = editor.encode(images)
     inputs = Inputs(latents, prompts, controls)
     source = inputs.source

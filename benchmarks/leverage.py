@@ -29,10 +29,11 @@ from torch import Tensor
 from qnerf_nerfstudio.common.files import write_json
 from qnerf_nerfstudio.controls.draw import control_images
 from qnerf_nerfstudio.diffusion.attention import AttentionState
-from qnerf_nerfstudio.diffusion.conditions import Prompts, QueryTargets, SourceBranch
+from qnerf_nerfstudio.diffusion.conditions import QueryTargets, SourceBranch
 from qnerf_nerfstudio.diffusion.editor import ControlNetEditor
 from qnerf_nerfstudio.diffusion.loading import load_editor
 from qnerf_nerfstudio.diffusion.queries import CodecFit, QueryMaps
+from qnerf_nerfstudio.diffusion.text import Prompts
 from qnerf_nerfstudio.edit.reading import load_edit
 from qnerf_nerfstudio.methods import qnerf_edit_tiny
 from qnerf_nerfstudio.toy.scoring import psnr
@@ -112,7 +113,7 @@ class Leverage:
     def prompts(self) -> Prompts:
         """Encoded prompts."""
         edit = load_edit(self.capture / "edit.json")
-        return Prompts(*map(self.editor.encode_prompt, (edit.source_prompt, edit.prompt, edit.negative_prompt)))
+        return self.editor.encode_prompts(edit.source_prompt, edit.prompt, edit.negative_prompt)
 
     @cached_property
     def controls(self) -> tuple[Tensor, Tensor]:

@@ -27,9 +27,10 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from qnerf_nerfstudio.common.images import to_unit
-from qnerf_nerfstudio.diffusion.conditions import Prompts, QueryTargets
+from qnerf_nerfstudio.diffusion.conditions import QueryTargets
 from qnerf_nerfstudio.diffusion.editor import ControlNetEditor
 from qnerf_nerfstudio.diffusion.queries import CodecFit, QueryMaps
+from qnerf_nerfstudio.diffusion.text import Prompts, TextStates
 from qnerf_nerfstudio.field.field import QNerfField, QNerfHeadNames
 from qnerf_nerfstudio.field.losses import query_loss
 from qnerf_nerfstudio.field.model import QNerfModel, QNerfModelConfig
@@ -176,8 +177,8 @@ def gradients(editor: ControlNetEditor, config: Benchmark) -> list[tuple[int, fl
     """
     pairs = [render_pair(HELD_OUT + index, trained_size(editor)) for index in range(config.views)]
     images, controls = (to_unit(torch.stack([getattr(pair, key) for pair in pairs])) for key in ("images", "controls"))
-    text = torch.cat([editor.encode_prompt(pair.caption) for pair in pairs])
-    prompts, step = Prompts(text, text, editor.encode_prompt("")), editor.num_steps // 2
+    text = TextStates.joined([editor.prompts.encode(pair.caption) for pair in pairs])
+    prompts, step = Prompts(text, text, editor.prompts.encode("")), editor.num_steps // 2
     maps: list[QueryMaps] = []
     for pose in (0, 1):
         latents = editor.invert(editor.encode(images[:, pose]), text, controls[:, pose])[step]

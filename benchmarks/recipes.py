@@ -15,7 +15,6 @@ from torch import Tensor
 
 from qnerf_nerfstudio.common.images import load_images
 from qnerf_nerfstudio.controls.draw import control_images
-from qnerf_nerfstudio.diffusion.conditions import Prompts
 from qnerf_nerfstudio.diffusion.loading import load_editor
 from qnerf_nerfstudio.edit.reading import load_edit
 from qnerf_nerfstudio.studio.pipeline import QNerfPipelineConfig
@@ -129,7 +128,7 @@ class Recipes:
         edit = load_edit(self.capture / "edit.json")
         source, target = control_images(edit, self.capture, views, names, torch.eye(4)[:3], views.size)
         photos = read_views(self.capture / "images")
-        prompts = Prompts(*map(editor.encode_prompt, (edit.source_prompt, edit.prompt, edit.negative_prompt)))
+        prompts = editor.encode_prompts(edit.source_prompt, edit.prompt, edit.negative_prompt)
         return Scene(editor, prompts, photos, source, target, invert(editor, prompts, photos, source, pipeline.chunk))
 
     def _dataset_update(self) -> Tensor:

@@ -7,6 +7,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from qnerf_nerfstudio.diffusion.bundled import BUNDLED_FOLDER
 from qnerf_nerfstudio.diffusion.config import EditorConfig
 from qnerf_nerfstudio.diffusion.editor import ControlNetEditor
+from qnerf_nerfstudio.diffusion.models import Models
+from qnerf_nerfstudio.diffusion.text import PromptEncoder
 from qnerf_nerfstudio.toy.training.models import build_scheduler
 
 
@@ -45,4 +47,6 @@ def sd_size_editor(config: EditorConfig, device: str) -> ControlNetEditor:
     # Only the number of tokens matters here.
     tokenizer = CLIPTokenizer.from_pretrained(BUNDLED_FOLDER / "tokenizer")
     scheduler = build_scheduler()
-    return ControlNetEditor(vae, text_encoder, tokenizer, unet, controlnet, scheduler, config, device)
+    return ControlNetEditor(
+        Models(vae, unet, scheduler, PromptEncoder([(tokenizer, text_encoder)])), controlnet, config, device
+    )

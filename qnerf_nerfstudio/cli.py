@@ -73,7 +73,7 @@ class Preview:
     """The picture."""
     views: int = 3
     """Number of views, evenly spread over the capture."""
-    method: Literal["qnerf-edit", "qnerf-edit-small", "qnerf-edit-tiny"] = "qnerf-edit"
+    method: Literal["qnerf-edit", "qnerf-edit-small", "qnerf-edit-xl", "qnerf-edit-tiny"] = "qnerf-edit"
     """Method whose settings are used."""
     model: str | None = None
     """Model set instead of the method's, as --pipeline.editor.model."""

@@ -20,7 +20,7 @@ from qnerf_nerfstudio.diffusion.bundled import BUNDLED_FOLDER
 from qnerf_nerfstudio.diffusion.config import EditorConfig
 
 PACKAGES = ("nerfstudio", "torch", "diffusers", "transformers", "safetensors", "viser", "tyro", "gsplat", "trimesh")
-METHODS = ("qnerf-edit", "qnerf-edit-small", "qnerf-edit-tiny")
+METHODS = ("qnerf-edit", "qnerf-edit-small", "qnerf-edit-xl", "qnerf-edit-tiny")
 WITHOUT_OPEN3D = "Open3D needs it, so ns-export cannot run and splatfacto reads no sparse points"
 NO_GPU = (
     "no CUDA GPU: Stable Diffusion takes hours; edits that state a motion need none of it with qnerf-edit-tiny "
@@ -127,22 +127,43 @@ def _system(name: str, found: bool, without: str, package: str) -> Finding:
     return Finding(name, "ok" if found else "note", detail)
 
 
-def _model(name: str, folder: Path) -> Finding:
-    """Whether a folder holds a diffusers model set, or a ControlNet, that an edit can load."""
+def _model(name: str, path: Path) -> Finding:
+    """What a folder or a file holds, and whether an edit can load it."""
     # It imports the hub's library, which may be what is missing here.
-    from qnerf_nerfstudio.diffusion import model_check  # noqa: PLC0415
+    from qnerf_nerfstudio.diffusion import model_check, part_check, weights_file  # noqa: PLC0415
 
-    if not folder.is_dir():
-        return Finding(name, "broken", f"{folder} is no folder; download it with hf download")
-    settings = folder / "config.json"
+    if not path.exists():
+        return Finding(name, "broken", f"{path} is not there; download it with hf download")
     try:
-        if settings.exists() and not (folder / "unet").exists():
-            model_check.check_controlnet("this model", {}, str(folder))
-            return Finding(name, "ok", f"a ControlNet: {folder}")
-        model_check.check_model_set(EditorConfig(num_steps=1), str(folder))
+        if path.is_file():
+            found = weights_file.read_weights_file("editor.model", path)
+            detail = f"{found.described()}{_fitting(found.text_width, found.kind)}: {path}"
+            return Finding(name, "broken" if found.kind == "unknown" else "ok", detail)
+        if (path / model_check.LORA).exists() and not (path / "unet").exists():
+            found = weights_file.read_weights_file("editor.lora", path / model_check.LORA)
+            return Finding(name, "ok", f"{found.described()}: {path}")
+        settings = path / "config.json"
+        if settings.exists() and not (path / "unet").exists():
+            part_check.check_controlnet("this model", {}, str(path))
+            width = model_check.read_settings("editor.controlnet", str(path), "config.json", None)
+            base = weights_file.base_of(width.get("cross_attention_dim"))
+            return Finding(name, "ok", f"a ControlNet{f' ({base})' if base else ''}: {path}")
+        unet = model_check.check_model_set(EditorConfig(num_steps=1), str(path))
     except UserError as error:
-        return Finding(name, "broken", re.sub(r"^--pipeline\.editor\.(model|controlnet):? ", "", str(error)))
-    return Finding(name, "ok", str(folder))
+        return Finding(name, "broken", re.sub(r"^--pipeline\.editor\.(model|controlnet|lora):? ", "", str(error)))
+    width = unet.get("cross_attention_dim")
+    base = "Stable Diffusion XL" if model_check.is_xl(unet) else weights_file.base_of(width)
+    return Finding(name, "ok", f"a model ({base}){_fitting(width, 'model')}: {path}")
+
+
+def _fitting(width: int | None, kind: str) -> str:
+    """Which published ControlNets fit a model whose UNet reads text of a width."""
+    from qnerf_nerfstudio.diffusion.controlnets import PUBLISHED, PUBLISHED_XL  # noqa: PLC0415 - as above
+
+    published = {768: PUBLISHED, 2048: PUBLISHED_XL}.get(width or 0)
+    if kind != "model" or published is None:
+        return ""
+    return f", ControlNets that fit: {', '.join(published.values())}"
 
 
 def show(findings: list[Finding], console: Console) -> bool:

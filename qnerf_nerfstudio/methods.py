@@ -58,6 +58,12 @@ _small = deepcopy(_edit)
 _small.method_name = "qnerf-edit-small"
 _small.pipeline.chunk = 1  # pyright: ignore[reportAttributeAccessIssue]
 
+_xl = deepcopy(_small)
+_xl.method_name = "qnerf-edit-xl"
+_xl.pipeline.editor.model = "stabilityai/stable-diffusion-xl-base-1.0"  # pyright: ignore[reportAttributeAccessIssue]
+_xl.pipeline.editor.variant = "fp16"  # pyright: ignore[reportAttributeAccessIssue]
+_xl.pipeline.editor.resolution = 1024  # pyright: ignore[reportAttributeAccessIssue]
+
 _tiny = deepcopy(_edit)
 _tiny.method_name = "qnerf-edit-tiny"
 _tiny.mixed_precision = False
@@ -113,6 +119,9 @@ qnerf_edit = MethodSpecification(
     config=_edit, description="3D-consistent geometric edits with Stable Diffusion and ControlNet, 24 GB class."
 )
 qnerf_edit_small = MethodSpecification(config=_small, description="qnerf-edit one view at a time, 12 GB class.")
+qnerf_edit_xl = MethodSpecification(
+    config=_xl, description="qnerf-edit with Stable Diffusion XL at 1024 pixels, one view at a time, 24 GB class."
+)
 qnerf_edit_tiny = MethodSpecification(
     config=_tiny, description="qnerf-edit with the bundled editor at 256 pixels: minutes on a CPU, no network."
 )

@@ -17,20 +17,21 @@ from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.common.files import atomic_write
 from qnerf_nerfstudio.controls.influence import composite
 from qnerf_nerfstudio.controls.projection import ProjectedEdit, project_edit
-from qnerf_nerfstudio.diffusion.conditions import Prompts
 from qnerf_nerfstudio.diffusion.config import EditorConfig
 from qnerf_nerfstudio.diffusion.editing import InvertedImages, edit_images, invert_images
 from qnerf_nerfstudio.diffusion.editor import ControlNetEditor
 from qnerf_nerfstudio.diffusion.loading import load_editor
 from qnerf_nerfstudio.edit.reading import edit_path, load_edit
 from qnerf_nerfstudio.edit.schema import Edit, control_kind
-from qnerf_nerfstudio.methods import qnerf_edit, qnerf_edit_small, qnerf_edit_tiny
+from qnerf_nerfstudio.methods import qnerf_edit, qnerf_edit_small, qnerf_edit_tiny, qnerf_edit_xl
 from qnerf_nerfstudio.pages.sheet import write_sheet
 from qnerf_nerfstudio.run.settings import RunSettings
 
 CELL = 256
 """Height of a picture in pixels."""
-METHODS = {each.config.method_name: each.config for each in (qnerf_edit, qnerf_edit_small, qnerf_edit_tiny)}
+METHODS = {
+    each.config.method_name: each.config for each in (qnerf_edit, qnerf_edit_small, qnerf_edit_xl, qnerf_edit_tiny)
+}
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def _edited(
     progress: Callable[[], None],
 ) -> Iterator[tuple[Trial, Float[Tensor, "V 3 H W"]]]:
     """The edited views of every trial."""
-    prompts = Prompts(*map(editor.encode_prompt, (edit.source_prompt, edit.prompt, edit.negative_prompt)))
+    prompts = editor.encode_prompts(edit.source_prompt, edit.prompt, edit.negative_prompt)
     source, target = projected.source[chosen].to(editor.device), projected.target[chosen].to(editor.device)
     inverted: dict[float, InvertedImages] = {}
     for trial in trials:

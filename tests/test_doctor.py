@@ -17,7 +17,7 @@ def found(models: list[Path]) -> dict[str, Finding]:
 def test_this_installation_is_sound() -> None:
     findings = found([])
     assert not [finding for finding in findings.values() if finding.state == "broken"]
-    assert findings["methods"].detail == "qnerf-edit, qnerf-edit-small, qnerf-edit-tiny"
+    assert findings["methods"].detail == "qnerf-edit, qnerf-edit-small, qnerf-edit-xl, qnerf-edit-tiny"
     assert findings["bundled editor"].state == "ok"
     output = io.StringIO()
     assert show(list(findings.values()), Console(file=output, width=150))

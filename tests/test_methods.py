@@ -12,7 +12,7 @@ def test_help_stays_light() -> None:
         "import sys\n"
         "import nerfstudio.configs.method_configs\n"
         "names = nerfstudio.configs.method_configs.all_methods\n"
-        "assert {'qnerf-edit', 'qnerf-edit-small', 'qnerf-edit-tiny'} <= set(names)\n"
+        "assert {'qnerf-edit', 'qnerf-edit-small', 'qnerf-edit-xl', 'qnerf-edit-tiny'} <= set(names)\n"
         "assert not {'diffusers', 'transformers'} & set(sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

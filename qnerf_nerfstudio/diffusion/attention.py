@@ -4,10 +4,10 @@ The processors below replace diffusers' AttnProcessor2_0 on the chosen layers on
 do is read from one AttentionState that all of them share; nothing travels through cross_attention_kwargs.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -73,11 +73,12 @@ class DecoderAttnProcessor:
     Args:
         name: The layer's name, the key of captured queries, keys and values.
         state: The state shared by all layers.
-        last: Whether this is the last chosen layer in the order of the forward pass.
+        queried: Whether its queries are captured and edited; keys and values are injected in every layer.
+        last: Whether it is the last of those in the order of the forward pass.
     """
 
-    def __init__(self, name: str, state: AttentionState, last: bool) -> None:
-        self.name, self.state, self.last = name, state, last
+    def __init__(self, name: str, state: AttentionState, queried: bool, last: bool) -> None:
+        self.name, self.state, self.queried, self.last = name, state, queried, last
 
     def __call__(
         self,
@@ -105,6 +106,8 @@ class DecoderAttnProcessor:
 
     def _query(self, query: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
         state = self.state
+        if not self.queried:
+            return query
         groups = list(query.chunk(state.branches))
         if state.captured is not None:
             state.captured[self.name] = groups[-1]
@@ -129,10 +132,10 @@ class DecoderAttnProcessor:
 
 
 def decoder_self_attention(unet: UNet2DConditionModel) -> dict[str, Attention]:
-    """The self-attention layers of the UNet's decoder in the order of the forward pass, one per attention block.
+    """The self-attention layers of the UNet's decoder in the order of the forward pass, found by structure.
 
-    Found by structure: the first transformer block of every attention block in `unet.up_blocks`. In Stable Diffusion
-    1.x these are nine layers at three resolutions.
+    In Stable Diffusion 1.x these are nine layers at three resolutions. In Stable Diffusion XL an attention block holds
+    up to ten transformer blocks: 36 layers at two resolutions.
 
     Raises:
         ValueError: The decoder has no self-attention.
@@ -140,26 +143,43 @@ def decoder_self_attention(unet: UNet2DConditionModel) -> dict[str, Attention]:
     layers: dict[str, Attention] = {}
     for block_index, block in enumerate(unet.up_blocks):
         for index, transformer in enumerate(getattr(block, "attentions", ())):
-            attention_layer = transformer.transformer_blocks[0].attn1
-            if not attention_layer.is_cross_attention:
-                layers[f"up_blocks.{block_index}.attentions.{index}.transformer_blocks.0.attn1"] = attention_layer
+            for number, inner in enumerate(transformer.transformer_blocks):
+                if not inner.attn1.is_cross_attention:
+                    name = f"up_blocks.{block_index}.attentions.{index}.transformer_blocks.{number}.attn1"
+                    layers[name] = inner.attn1
     if not layers:
-        raise ValueError("the UNet's decoder has no self-attention; expected the architecture of Stable Diffusion 1.x")
+        raise ValueError("the UNet's decoder has no self-attention; expected the architecture of Stable Diffusion")
     return layers
 
 
-def install(unet: UNet2DConditionModel, state: AttentionState) -> list[str]:
+def query_layers(layers: Iterable[str], blocks: Literal["first", "all"]) -> list[str]:
+    """The layers whose queries are consolidated: those of the first transformer block of every attention block, or all.
+
+    Args:
+        layers: Names of the decoder's layers.
+        blocks: Which of them.
+    """
+    return [name for name in layers if blocks == "all" or name.endswith(".transformer_blocks.0.attn1")]
+
+
+def install(unet: UNet2DConditionModel, state: AttentionState, blocks: Literal["first", "all"] = "first") -> list[str]:
     """Put DecoderAttnProcessors on the decoder's self-attention and AttnProcessor2_0 on every other attention layer.
 
+    Args:
+        unet: The denoiser.
+        state: The state that the layers share.
+        blocks: Whose queries are captured and edited, see `query_layers`.
+
     Returns:
-        The names of the chosen layers, in the order of the forward pass.
+        The names of the layers whose queries are, in the order of the forward pass.
     """
-    names = list(decoder_self_attention(unet))
+    chosen = list(decoder_self_attention(unet))
+    names = query_layers(chosen, blocks)
     processors = {}
     for key in unet.attn_processors:
         name = key.removesuffix(".processor")
-        chosen = name in names
-        processors[key] = DecoderAttnProcessor(name, state, name == names[-1]) if chosen else AttnProcessor2_0()
+        decoder = DecoderAttnProcessor(name, state, name in names, name == names[-1])
+        processors[key] = decoder if name in chosen else AttnProcessor2_0()
     unet.set_attn_processor(processors)
     return names
 

@@ -1,4 +1,4 @@
-"""What a denoising step is conditioned on, beside the latents: prompts, the source branch, rendered queries."""
+"""What a denoising step is conditioned on, beside latents and prompts: the source branch, rendered queries."""
 
 from dataclasses import dataclass
 
@@ -7,20 +7,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from qnerf_nerfstudio.diffusion.queries import QueryCodec, QueryMaps
-
-TextStates = Float[Tensor, "1 L D"]
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """Encoded prompts of an edit."""
-
-    source: TextStates
-    """Describes the views that editing begins from; used for inversion and the source branch."""
-    target: TextStates
-    """Describes the edited scene."""
-    negative: TextStates
-    """What classifier-free guidance steers away from."""
 
 
 @dataclass(frozen=True)

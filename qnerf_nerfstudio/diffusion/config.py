@@ -9,9 +9,17 @@ class EditorConfig:
     """A diffusers model set and how it is sampled. docs/options.md gives the reasons of the defaults."""
 
     model: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-    """Hub id or local folder of a Stable Diffusion 1.x model set with safetensors, or "bundled"."""
+    """Hub id, folder or .safetensors file of Stable Diffusion 1.x, 2.x or XL, or "bundled"."""
     controlnet: str = "auto"
-    """Hub id or local folder of the ControlNet, "bundled", or "auto": the one that reads the edit's control."""
+    """Hub id, folder or file of the ControlNet, "bundled", or "auto": the one that reads the edit's control."""
+    config: str | None = None
+    """Folder of a model set without weights, whose settings a single file of --model is read with; else the hub's."""
+    vae: str | None = None
+    """Hub id, folder or file of a VAE instead of the model's own."""
+    lora: str | None = None
+    """Hub id, folder or file of LoRA weights, fused into the model before the run."""
+    lora_scale: float = 1.0
+    """Weight of the LoRA."""
     revision: str | None = None
     """Revision of the model on the hub."""
     variant: str | None = None
@@ -28,6 +36,8 @@ class EditorConfig:
     """The VAE works in overlapping tiles: less memory for large images."""
     checkpointing: bool = False
     """Guidance computes activations twice instead of keeping them: less memory, slower."""
+    query_blocks: Literal["first", "all"] = "first"
+    """Whose queries are consolidated where an attention block holds several transformer blocks, as in SDXL."""
     num_steps: int = 50
     """Number of DDIM timesteps of inversion and of sampling."""
     guidance_scale: float = 5.0

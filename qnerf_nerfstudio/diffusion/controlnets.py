@@ -14,6 +14,11 @@ PUBLISHED = {
     "normal": "lllyasviel/control_v11p_sd15_normalbae",
 }
 """ControlNets for Stable Diffusion 1.5 on the hub, by what the control images show."""
+PUBLISHED_XL = {
+    "openpose": "xinsir/controlnet-openpose-sdxl-1.0",
+    "depth": "diffusers/controlnet-depth-sdxl-1.0",
+}
+"""The same for Stable Diffusion XL."""
 _NAMED = {
     "openpose": "openpose",
     "pose": "openpose",
@@ -41,17 +46,18 @@ def controlnet_kind(name: str) -> str | None:
     return next((_NAMED[word] for word in words if word in _NAMED), UNKNOWN)
 
 
-def choose_controlnet(config: EditorConfig, kind: str | None) -> str:
+def choose_controlnet(config: EditorConfig, kind: str | None, xl: bool = False) -> str:
     """The ControlNet that a run loads: the configured one, or for "auto" the one that reads the edit's control.
 
     Args:
         config: Settings.
         kind: What the control images show; None where it is not known.
+        xl: Whether the model is Stable Diffusion XL.
 
     Raises:
         UserError: The configured ControlNet does not read such control images, or none can be chosen.
     """
-    name = config.controlnet
+    name, published = config.controlnet, PUBLISHED_XL if xl else PUBLISHED
     if name == AUTO:
         if config.model == BUNDLED:
             name = BUNDLED
@@ -61,8 +67,13 @@ def choose_controlnet(config: EditorConfig, kind: str | None) -> str:
                 'skeleton has joints of its own; add "kind" ("openpose", "depth" or "normal") to images, name a '
                 "ControlNet by --pipeline.editor.controlnet, or move a skeleton by --pipeline.editing carried"
             )
+        elif kind not in published:
+            raise UserError(
+                f"edit.json: control: no ControlNet of Stable Diffusion XL is known for {kind} controls; let it be "
+                f"drawn as depth, or name a ControlNet by --pipeline.editor.controlnet"
+            )
         else:
-            return PUBLISHED[kind]
+            return published[kind]
     if kind is None:
         return name
     if name == BUNDLED:
@@ -82,14 +93,15 @@ def choose_controlnet(config: EditorConfig, kind: str | None) -> str:
             markup=False,
         )
         return name
+    remedy = f"use {published[kind]} or leave the option out" if kind in published else "name another one"
     if reads is None:
         raise UserError(
             f"--pipeline.editor.controlnet {name} reads pictures, no drawings of a scene, but edit.json's control is "
-            f"drawn as {kind}; use {PUBLISHED[kind]} or leave the option out"
+            f"drawn as {kind}; {remedy}"
         )
     if reads != kind:
         raise UserError(
             f"--pipeline.editor.controlnet {name} reads {reads} controls, but edit.json's control is drawn as {kind}; "
-            f"use {PUBLISHED[kind]} or leave the option out"
+            f"{remedy}"
         )
     return name

@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from qnerf_nerfstudio.diffusion.conditions import Prompts, SourceBranch
+from qnerf_nerfstudio.diffusion.conditions import SourceBranch
 from qnerf_nerfstudio.diffusion.editor import ControlNetEditor
+from qnerf_nerfstudio.diffusion.text import Prompts
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,16 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, DDIMInverseScheduler, DDIMScheduler, UNet2DConditionModel
+from diffusers import ControlNetModel, DDIMInverseScheduler, DDIMScheduler
 from jaxtyping import Float
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
 
 from qnerf_nerfstudio.diffusion.attention import AttentionState, KeysValues, attention, install
-from qnerf_nerfstudio.diffusion.conditions import Prompts, QueryTargets, SourceBranch, TextStates
+from qnerf_nerfstudio.diffusion.conditions import QueryTargets, SourceBranch
 from qnerf_nerfstudio.diffusion.config import EditorConfig
+from qnerf_nerfstudio.diffusion.models import Models
 from qnerf_nerfstudio.diffusion.queries import Extraction, QueryMaps
+from qnerf_nerfstudio.diffusion.text import Prompts, TextStates
 
 GRADIENT_SCALE = 2.0**10
 """Half precision would lose small gradients; only their direction is used, so the scale cancels."""
@@ -30,39 +31,27 @@ class ControlNetEditor:
     those with index `num_steps` are clean, and the step at index i leads to i + 1.
 
     Args:
-        vae: The autoencoder.
-        text_encoder: CLIP's text model.
-        tokenizer: Its tokenizer.
-        unet: The denoiser. Its attention processors are replaced.
-        controlnet: The ControlNet.
-        scheduler: Any diffusers scheduler of the model; DDIM with the same noise schedule is built from its config.
+        models: The model set. The UNet's attention processors are replaced.
+        controlnet: The ControlNet, made for it.
         config: Settings.
         device: Where the models are put.
     """
 
     def __init__(
-        self,
-        vae: AutoencoderKL,
-        text_encoder: CLIPTextModel,
-        tokenizer: CLIPTokenizer,
-        unet: UNet2DConditionModel,
-        controlnet: ControlNetModel,
-        scheduler: DDIMScheduler,
-        config: EditorConfig,
-        device: torch.device | str,
+        self, models: Models, controlnet: ControlNetModel, config: EditorConfig, device: torch.device | str
     ) -> None:
         config.validate()
         self.config = config
         self.device = torch.device(device)
         self.dtype: torch.dtype = getattr(torch, config.dtype)
         # diffusers' annotations are unions that no caller can use without casts.
-        self.vae: Any = vae
-        self.text_encoder: Any = text_encoder
-        self.unet: Any = unet
+        self.vae: Any = models.vae
+        self.unet: Any = models.unet
         self.controlnet: Any = controlnet
-        for model in (self.vae, self.text_encoder, self.unet, self.controlnet):
+        self.prompts = models.prompts
+        for model in self._models():
             # diffusers warns about every cast, also of models that have the right type already.
-            cast = {} if model.dtype == self.dtype else {"dtype": self.dtype}
+            cast = {} if model.dtype == self._dtype_of(model) else {"dtype": self._dtype_of(model)}
             model.to(device=self.device, **cast).eval().requires_grad_(False)
         for model in (self.vae, self.unet, self.controlnet):
             # Convolutions are faster so: 7 % of a step on a CPU (benchmarks/README.md), more in half precision.
@@ -74,29 +63,41 @@ class ControlNetEditor:
         if config.checkpointing:
             self.unet.enable_gradient_checkpointing()
             self.controlnet.enable_gradient_checkpointing()
-        self.tokenizer = tokenizer
         # Inversion needs timesteps that differ by a constant; "leading" is what DDIM was published with.
         settings = {"clip_sample": False, "timestep_spacing": "leading"}
-        self.scheduler: Any = DDIMScheduler.from_config(scheduler.config, **settings)
-        self.inverse_scheduler: Any = DDIMInverseScheduler.from_config(scheduler.config, **settings)
+        self.scheduler: Any = DDIMScheduler.from_config(models.scheduler.config, **settings)
+        self.inverse_scheduler: Any = DDIMInverseScheduler.from_config(models.scheduler.config, **settings)
         self.scheduler.set_timesteps(config.num_steps)
         self.inverse_scheduler.set_timesteps(config.num_steps)
         self.state = AttentionState()
-        self.layer_names = install(self.unet, self.state)
+        self.layer_names = install(self.unet, self.state, config.query_blocks)
+
+    def _models(self) -> list[Any]:
+        return [self.vae, *self.prompts.models, self.unet, self.controlnet]
+
+    def _dtype_of(self, model: Any) -> torch.dtype:
+        """The precision of a model: the VAE of Stable Diffusion XL overflows in half precision, and says so."""
+        overflows = self.is_xl and self.dtype == torch.float16 and self.vae.config.force_upcast
+        return torch.float32 if model is self.vae and overflows else self.dtype
 
     @contextmanager
     def in_float32(self) -> Iterator[None]:
         """Run the models in float32 meanwhile."""
-        models, dtype = (self.vae, self.text_encoder, self.unet, self.controlnet), self.dtype
+        models, dtype = self._models(), self.dtype
         for model in models:
             model.float()
         self.dtype = torch.float32
         try:
             yield
         finally:
-            for model in models:
-                model.to(dtype)
             self.dtype = dtype
+            for model in models:
+                model.to(self._dtype_of(model))
+
+    @property
+    def is_xl(self) -> bool:
+        """Whether the denoiser reads pooled text and the image's size, as Stable Diffusion XL."""
+        return self.unet.config.addition_embed_type == "text_time"
 
     @property
     def num_steps(self) -> int:
@@ -118,37 +119,21 @@ class ControlNetEditor:
         scale = self.config.resolution / min(height, width)
         return tuple(max(1, round(side * scale / self.stride)) * self.stride for side in (height, width))  # pyright: ignore[reportReturnType]
 
-    @torch.no_grad()
-    def encode_prompt(self, prompt: str) -> TextStates:
-        """Text encoder states of one prompt, as Stable Diffusion's pipelines make them."""
-        tokens = self.tokenizer(
-            prompt,
-            padding="max_length",
-            max_length=self.tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        )
-        mask = None
-        if getattr(self.text_encoder.config, "use_attention_mask", False):
-            mask = tokens.attention_mask.to(self.device)
-        return self.text_encoder(tokens.input_ids.to(self.device), attention_mask=mask)[0].float()
-
-    def dropped_words(self, prompt: str) -> str:
-        """The end of a prompt that the text encoder does not read, empty where it reads all."""
-        tokens = self.tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids
-        # The first and the last token that it reads are the text's marks of beginning and end.
-        return str(self.tokenizer.decode(tokens[self.tokenizer.model_max_length - 2 :])).strip()
+    def encode_prompts(self, source: str, target: str, negative: str) -> Prompts:
+        """Encode the prompts of an edit."""
+        encoder = self.prompts
+        return Prompts(encoder.encode(source), encoder.encode(target), encoder.encode_negative(negative))
 
     @torch.no_grad()
     def encode(self, images: Images) -> Latents:
         """Latents (posterior mean, scaled) of images in [0, 1]."""
-        distribution = self.vae.encode((images * 2 - 1).to(self.device, self.dtype)).latent_dist
+        distribution = self.vae.encode((images * 2 - 1).to(self.device, self.vae.dtype)).latent_dist
         return distribution.mean.float() * self.vae.config.scaling_factor
 
     @torch.no_grad()
     def decode(self, latents: Latents) -> Images:
         """Images in [0, 1] of clean latents."""
-        scaled = (latents / self.vae.config.scaling_factor).to(self.device, self.dtype)
+        scaled = (latents / self.vae.config.scaling_factor).to(self.device, self.vae.dtype)
         return (self.vae.decode(scaled).sample.float() / 2 + 0.5).clamp(0, 1)
 
     @torch.no_grad()
@@ -309,7 +294,7 @@ class ControlNetEditor:
         settings: AttentionState,
     ) -> Latents:
         """Prediction with classifier-free guidance; source, unconditional and conditional branch in one batch."""
-        branches: list[tuple[Tensor, Tensor, Tensor]] = []
+        branches: list[tuple[Tensor, TextStates, Tensor]] = []
         if source is not None:
             branches.append((source.latents, prompts.source, source.controls))
         if self.config.guidance_scale > 1:
@@ -317,7 +302,7 @@ class ControlNetEditor:
         branches.append((latents, prompts.target, controls))
         settings.branches = len(branches)
         batch, text, images = zip(*branches, strict=True)
-        texts = torch.cat([states.expand(len(latents), -1, -1) for states in text])
+        texts = TextStates.joined([states.expand(len(latents)) for states in text])
         prediction = self._predict(torch.cat(batch), index, texts, torch.cat(images), settings)
         groups = prediction.chunk(len(branches))
         if self.config.guidance_scale > 1:
@@ -326,21 +311,34 @@ class ControlNetEditor:
         return groups[-1]
 
     def _predict(
-        self, latents: Latents, index: int, text: Tensor, controls: Images, settings: AttentionState
+        self, latents: Latents, index: int, text: TextStates, controls: Images, settings: AttentionState
     ) -> Latents:
         """ControlNet and UNet on one batch, in the models' precision."""
         timestep = self.scheduler.timesteps[index].to(self.device)
         sample, controls = latents.to(self.dtype), controls.to(self.device, self.dtype)
-        text = text.to(self.dtype).expand(len(latents), -1, -1)
+        text = text.expand(len(latents))
+        tokens, added = text.tokens.to(self.dtype), None
+        if text.pooled is not None:
+            # Size of the original image, where the crop begins, and size of the result.
+            height, width = controls.shape[-2:]
+            sizes = sample.new_tensor([height, width, 0, 0, height, width])
+            added = {"text_embeds": text.pooled.to(self.dtype), "time_ids": sizes.expand(len(latents), -1)}
         down, middle = self.controlnet(
-            sample, timestep, text, controls, conditioning_scale=self.config.controlnet_scale, return_dict=False
+            sample,
+            timestep,
+            tokens,
+            controls,
+            conditioning_scale=self.config.controlnet_scale,
+            added_cond_kwargs=added,
+            return_dict=False,
         )
         prediction = latents
         with attention(self.state, settings):
             prediction = self.unet(
                 sample,
                 timestep,
-                text,
+                tokens,
+                added_cond_kwargs=added,
                 down_block_additional_residuals=down,
                 mid_block_additional_residual=middle,
                 return_dict=False,

@@ -1,18 +1,31 @@
-"""Loads a model set from the hub, from a local folder, or from the package; safetensors only."""
+"""Loads a model set from the hub, from folders and files, or from the package; safetensors only."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.diffusion.bundled import BUNDLED, BUNDLED_FOLDER
 from qnerf_nerfstudio.diffusion.config import EditorConfig
 from qnerf_nerfstudio.diffusion.controlnets import choose_controlnet
 from qnerf_nerfstudio.diffusion.editor import ControlNetEditor
-from qnerf_nerfstudio.diffusion.model_check import cannot_load, check_device, check_models, part_variant
+from qnerf_nerfstudio.diffusion.lora import fuse_lora
+from qnerf_nerfstudio.diffusion.model_check import (
+    cannot_load,
+    check_device,
+    check_model_set,
+    is_xl,
+    part_variant,
+    zeros_for_empty,
+)
+from qnerf_nerfstudio.diffusion.models import Models
+from qnerf_nerfstudio.diffusion.part_check import check_controlnet, check_lora, check_vae
+from qnerf_nerfstudio.diffusion.single_file import load_part, load_pipeline
+from qnerf_nerfstudio.diffusion.text import PromptEncoder
+from qnerf_nerfstudio.diffusion.weights_file import expect
 
 
 def load_editor(config: EditorConfig, device: torch.device | str, kind: str | None = None) -> ControlNetEditor:
@@ -29,30 +42,23 @@ def load_editor(config: EditorConfig, device: torch.device | str, kind: str | No
     """
     device = check_device(config.device or device, config.dtype)
     model = str(BUNDLED_FOLDER) if config.model == BUNDLED else config.model
-    control = choose_controlnet(config, kind)
+    settings = check_model_set(config, model)
+    control = choose_controlnet(config, kind, is_xl(settings))
     control = str(BUNDLED_FOLDER / "controlnet") if control == BUNDLED else control
-    check_models(config, model, control)
-    common = {"revision": config.revision}
-    single = {"torch_dtype": getattr(torch, config.dtype), "use_safetensors": True}
-    weights = {**common, **single}
-
-    def variant(part: str) -> dict[str, str | None]:
-        local = Path(model) / part
-        return {"subfolder": part, "variant": part_variant(local, config.variant) if local.exists() else config.variant}
-
-    tokenizer = _load(CLIPTokenizer, "editor.model", model, subfolder="tokenizer", **common)
-    text_encoder = _load_weights(CLIPTextModel, "editor.model", model, **variant("text_encoder"), **weights)
-    if (last := max(tokenizer.get_vocab().values(), default=0)) >= text_encoder.config.vocab_size:
-        raise UserError(
-            f"--pipeline.editor.model: {model}: its tokenizer has tokens up to {last}, its text_encoder reads "
-            f"{text_encoder.config.vocab_size} of them; download the model again, both come from one"
-        )
-    unet = _load_weights(UNet2DConditionModel, "editor.model", model, **variant("unet"), **weights)
-    vae = _load_weights(AutoencoderKL, "editor.model", model, **variant("vae"), **weights)
-    scheduler = _load(DDIMScheduler, "editor.model", model, subfolder="scheduler", **common)
-    controlnet = _load_weights(ControlNetModel, "editor.controlnet", control, **single)
+    check_controlnet(model, settings, control)
+    if config.vae is not None:
+        check_vae(config.vae)
+    if config.lora is not None:
+        check_lora(config.lora, model, settings)
+    dtype: torch.dtype = getattr(torch, config.dtype)
+    parts = _parts_of_file(config, Path(model)) if Path(model).is_file() else _parts_of_set(config, model, dtype)
+    if config.vae is not None:
+        parts.vae = _part(AutoencoderKL, "editor.vae", config.vae, parts.vae.config, dtype)
+    if config.lora is not None:
+        fuse_lora(parts, config.lora, config.lora_scale)
+    controlnet = _part(ControlNetModel, "editor.controlnet", control, _controlnet_settings(parts, control), dtype)
     try:
-        editor = ControlNetEditor(vae, text_encoder, tokenizer, unet, controlnet, scheduler, config, device)
+        editor = ControlNetEditor(parts, controlnet, config, device)
         _try(editor)
     except UserError:
         raise
@@ -61,10 +67,66 @@ def load_editor(config: EditorConfig, device: torch.device | str, kind: str | No
     return editor
 
 
+def _parts_of_set(config: EditorConfig, model: str, dtype: torch.dtype) -> Models:
+    """The models of a local folder or of the hub."""
+    weights = {"revision": config.revision, "torch_dtype": dtype, "use_safetensors": True}
+
+    def load(cls: Any, part: str) -> Any:
+        local = Path(model) / part
+        variant = part_variant(local, config.variant) if local.exists() else config.variant
+        return _load_weights(cls, "editor.model", model, subfolder=part, variant=variant, **weights)
+
+    def encoder(cls: Any, suffix: str) -> tuple[Any, Any]:
+        read = {"subfolder": f"tokenizer{suffix}", "revision": config.revision}
+        tokenizer = _load(CLIPTokenizer, "editor.model", model, **read)
+        reader = load(cls, f"text_encoder{suffix}")
+        if (last := max(tokenizer.get_vocab().values(), default=0)) >= reader.config.vocab_size:
+            raise UserError(
+                f"--pipeline.editor.model: {model}: its tokenizer{suffix} has tokens up to {last}, its "
+                f"text_encoder{suffix} reads {reader.config.vocab_size} of them; download the model again, both come "
+                f"from one"
+            )
+        return tokenizer, reader
+
+    unet = load(UNet2DConditionModel, "unet")
+    encoders, zeros = [encoder(CLIPTextModel, "")], False
+    if is_xl(unet.config):
+        encoders.append(encoder(CLIPTextModelWithProjection, "_2"))
+        zeros = zeros_for_empty(model, config.revision)
+    scheduler = _load(DDIMScheduler, "editor.model", model, subfolder="scheduler", revision=config.revision)
+    return Models(load(AutoencoderKL, "vae"), unet, scheduler, PromptEncoder(encoders, zeros))
+
+
+def _parts_of_file(config: EditorConfig, path: Path) -> Models:
+    """The models of a single file."""
+    pipeline = load_pipeline(path, config.config)
+    encoders, zeros = [(pipeline.tokenizer, pipeline.text_encoder)], False
+    if is_xl(pipeline.unet.config):
+        encoders.append((pipeline.tokenizer_2, pipeline.text_encoder_2))
+        zeros = bool(pipeline.config.force_zeros_for_empty_prompt)
+    return Models(pipeline.vae, pipeline.unet, pipeline.scheduler, PromptEncoder(encoders, zeros))
+
+
+def _controlnet_settings(models: Models, controlnet: str) -> dict[str, Any]:
+    """Settings of a ControlNet in a single file: it copies the encoder of the UNet that it was made for."""
+    if not Path(controlnet).is_file():
+        return {}
+    copied = dict(ControlNetModel.from_unet(models.unet, load_weights_from_unet=False).config)
+    found = expect("editor.controlnet", Path(controlnet), "controlnet")
+    return copied | ({"conditioning_embedding_out_channels": found.embedding} if found.embedding else {})
+
+
+def _part(cls: Any, option: str, name: str, settings: Any, dtype: torch.dtype) -> Any:
+    """A part that an option of its own names: a file, which is read by the settings, a folder, or a hub id."""
+    if Path(name).is_file():
+        return load_part(cls, option, Path(name), dict(settings))
+    return _load_weights(cls, option, name, torch_dtype=dtype, use_safetensors=True)
+
+
 def _try(editor: ControlNetEditor) -> None:
     """Let every part compute once, on a small image."""
     image = torch.zeros(1, 3, 2 * editor.stride, 2 * editor.stride)
-    prompt = editor.encode_prompt("a trial")
+    prompt = editor.prompts.encode("a trial")
     editor.decode(editor.invert_step(editor.encode(image), editor.num_steps - 1, prompt, image))
 
 
@@ -73,14 +135,14 @@ def _load(cls: Any, option: str, name: str, **kwargs: Any) -> Any:
     try:
         return cls.from_pretrained(name, **kwargs)
     except Exception as error:  # the libraries raise whatever their readers do
-        raise UserError(cannot_load(option, name, kwargs.get("subfolder", "ControlNet"), error)) from error
+        raise UserError(cannot_load(option, name, kwargs.get("subfolder", cls.__name__), error)) from error
 
 
 def _load_weights(cls: Any, option: str, name: str, **kwargs: Any) -> Any:
     """The same for a model; weights that its files lack would be random ones."""
     model, found = _load(cls, option, name, output_loading_info=True, **kwargs)
     if missing := sorted(found["missing_keys"]):
-        part = kwargs.get("subfolder", "ControlNet")
+        part = kwargs.get("subfolder", cls.__name__)
         reason = ValueError(f"{len(missing)} tensors are missing in its weights, such as {missing[0]}")
         raise UserError(cannot_load(option, name, part, reason))
     return model

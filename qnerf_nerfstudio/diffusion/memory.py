@@ -1,7 +1,7 @@
 """How much memory a chunk of views takes in the diffusion models, and whether there is so much."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
@@ -15,6 +15,8 @@ SAMPLED = 30
 """Maps of the UNet's first level that a pass without gradients holds at once, per view and branch."""
 GUIDED, CHECKPOINTED = 40, 12
 """Maps of every layer of the UNet that guidance keeps per view, for its gradients, without and with checkpointing."""
+TRANSFORMED = 0.72
+"""Share of these maps that a transformer block keeps in a layer that holds one; each further one adds as many."""
 CODED = 2
 """Maps of the VAE's widest level at full resolution that it holds at once, per view."""
 CERTAIN = 0.8
@@ -42,12 +44,28 @@ def estimate_bytes(editor: "ControlNetEditor", chunk: int, size: tuple[int, int]
     values = SAMPLED * branches * chunk * levels[0]
     if guided and config.mode == "guidance" and config.guidance_strength > 0:
         # A level has layers_per_block layers in the encoder and one more in the decoder.
-        layers = sum(levels) * (2 * unet.layers_per_block + 1)
+        weighted = sum(values * _weight(depth) for values, depth in zip(levels, _depths(unet), strict=True))
+        layers = weighted * (2 * unet.layers_per_block + 1)
         values = max(values, (CHECKPOINTED if config.checkpointing else GUIDED) * chunk * layers)
+    needed = values * editor.dtype.itemsize
     if not config.vae_tiling:
         views = 1 if config.vae_slicing else chunk
-        values = max(values, CODED * views * math.prod(size) * max(vae.block_out_channels[:2]))
-    return int(values * editor.dtype.itemsize)
+        coded = CODED * views * math.prod(size) * max(vae.block_out_channels[:2])
+        needed = max(needed, coded * editor.vae.dtype.itemsize)
+    return int(needed)
+
+
+def _depths(unet: Any) -> list[int]:
+    """Transformer blocks in a layer of each level of a UNet with these settings."""
+    stated = unet.transformer_layers_per_block
+    if isinstance(stated, int):
+        return [stated] * len(unet.block_out_channels)
+    return [depth if "CrossAttn" in kind else 0 for depth, kind in zip(stated, unet.down_block_types, strict=True)]
+
+
+def _weight(depth: int) -> float:
+    """What a layer with so many transformer blocks keeps, as a multiple of one with a single block."""
+    return 1 - TRANSFORMED + TRANSFORMED * depth
 
 
 def available_bytes(device: torch.device) -> int | None:

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.common.wording import error_text
 from qnerf_nerfstudio.diffusion.config import EditorConfig
+from qnerf_nerfstudio.diffusion.weights_file import WeightsFile, expect
 
 CONFIGS = {
     "unet": "config.json",
@@ -20,10 +21,13 @@ CONFIGS = {
     "scheduler": "scheduler_config.json",
 }
 """Parts of a diffusers model folder that have settings, beside its tokenizer, and where these are."""
+CONFIGS_XL = {**CONFIGS, "text_encoder_2": "config.json"}
+"""The same of Stable Diffusion XL, which has a second tokenizer, too."""
 CLASSES = {
     "unet": "diffusers.UNet2DConditionModel",
     "vae": "diffusers.AutoencoderKL",
     "text_encoder": "transformers.CLIPTextModel",
+    "text_encoder_2": "transformers.CLIPTextModelWithProjection",
     "controlnet": "diffusers.ControlNetModel",
 }
 """Parts that hold weights, and the classes that load them."""
@@ -36,40 +40,31 @@ UNFED = {
     "encoder_hid_dim_type": "image embeddings",
 }
 """Settings of UNets by which they want inputs that an edit does not give, and what these are."""
-EXPECTED = "expected Stable Diffusion 1.x or 2.x"
+EXPECTED = "expected Stable Diffusion 1.x, 2.x or XL"
+SIZES = 6
+"""Numbers that tell Stable Diffusion XL the sizes of the original and the result, and the corner of the crop."""
 
 
-def check_models(config: EditorConfig, model: str, controlnet: str) -> None:
+def check_model_set(config: EditorConfig, model: str) -> dict[str, Any]:
     """Check a model set by its files and settings; of models on the hub the settings alone are downloaded.
 
     Args:
         config: Settings.
-        model: Hub id or local folder of the model set.
-        controlnet: Hub id or local folder of the ControlNet.
+        model: Hub id, local folder or file of the model set.
+
+    Returns:
+        Settings of its UNet, as far as they are known.
 
     Raises:
         UserError: A part is missing, unreadable, not in safetensors, or does not fit the others.
     """
-    if Path(controlnet).is_file():
-        raise UserError(_single_file("editor.controlnet", controlnet, "ControlNetModel"))
-    unet = check_model_set(config, model)
-    check_controlnet(model, unet, controlnet)
-
-
-def check_model_set(config: EditorConfig, model: str) -> dict[str, Any]:
-    """Check the model set of `check_models`; the settings of its UNet.
-
-    Raises:
-        UserError: See `check_models`.
-    """
+    if Path(model).is_file():
+        return _check_file(config, Path(model))
     if Path(model).exists():
         _check_folder(Path(model))
-    parts = {
-        part: _settings("editor.model", model, f"{part}/{file}", config.revision) for part, file in CONFIGS.items()
-    }
-    _check_parts(config, model, parts)
+    parts = _check_settings(config, "editor.model", model)
     if Path(model).exists():
-        folders = {part: Path(model) / part for part in ("unet", "vae", "text_encoder")}
+        folders = {part: Path(model) / part for part in parts if part != "scheduler"}
         # A part may lack the variant, but one that no part has is a mistake.
         lacking = all(part_variant(folder, config.variant) is None for folder in folders.values())
         if config.variant is not None and lacking:
@@ -77,19 +72,52 @@ def check_model_set(config: EditorConfig, model: str) -> dict[str, Any]:
                 f"--pipeline.editor.model: {model} has no {config.variant} weights; leave out --pipeline.editor.variant"
             )
         for part, folder in folders.items():
-            _check_weights("editor.model", folder, CLASSES[part], config.variant)
+            check_weights("editor.model", folder, CLASSES[part], config.variant)
     return parts["unet"]
 
 
-def check_controlnet(model: str, unet: dict[str, Any], controlnet: str) -> None:
-    """Check a ControlNet, against the settings of a UNet where they are known.
+def _check_settings(config: EditorConfig, option: str, model: str) -> dict[str, dict[str, Any]]:
+    """Check the settings of a model set's parts; all of them by part."""
+    unet = read_settings(option, model, "unet/config.json", config.revision)
+    configs = CONFIGS_XL if is_xl(unet) else CONFIGS
+    if Path(model).exists():
+        _refuse_missing(option, Path(model), configs)
+    parts = {name: read_settings(option, model, f"{name}/{file}", config.revision) for name, file in configs.items()}
+    _check_parts(config, f"--pipeline.{option}: {model}", model, parts)
+    return parts
 
-    Raises:
-        UserError: See `check_models`.
-    """
-    _check_controlnet(model, unet, controlnet, _settings("editor.controlnet", controlnet, "config.json", None))
-    if Path(controlnet).exists():
-        _check_weights("editor.controlnet", Path(controlnet), CLASSES["controlnet"], None)
+
+def _check_file(config: EditorConfig, path: Path) -> dict[str, Any]:
+    """Check a model in a single file, and the settings that it is read with; what is known of its UNet's settings."""
+    found = expect("editor.model", path, "model")
+    unet = _settings_of_file(config, found)
+    wanted = unet.get("in_channels", 4)
+    if found.channels not in (None, wanted):
+        hint = " as inpainting models have" if found.channels == 9 else ""
+        raise UserError(
+            f"--pipeline.editor.model: {path}: its unet takes {found.channels} channels{hint}, expected {wanted}; give "
+            f"the model for text-to-image that it was made from"
+        )
+    return unet
+
+
+def _settings_of_file(config: EditorConfig, found: WeightsFile) -> dict[str, Any]:
+    """Settings of the UNet in a single file, as far as they are known."""
+    if config.config is None:
+        return {"cross_attention_dim": found.text_width, "addition_embed_type": "text_time" if found.is_xl else None}
+    if not (Path(config.config) / "model_index.json").exists():
+        raise UserError(
+            f"--pipeline.editor.config: {config.config} has no model_index.json; expected the folder of a model set, "
+            f"weights are not needed"
+        )
+    unet = _check_settings(config, "editor.config", config.config)["unet"]
+    if is_xl(unet) != found.is_xl or found.text_width not in (None, unet.get("cross_attention_dim")):
+        raise UserError(
+            f"--pipeline.editor.model: {found.path} holds {found.described()}, but --pipeline.editor.config "
+            f"{config.config} has the settings of another one, which reads text of width "
+            f"{unet.get('cross_attention_dim')}"
+        )
+    return unet
 
 
 def check_device(name: str | torch.device, dtype: str) -> torch.device:
@@ -118,22 +146,12 @@ def check_device(name: str | torch.device, dtype: str) -> torch.device:
     return device
 
 
-def _single_file(option: str, path: str | Path, pipeline: str) -> str:
-    code = f"from diffusers import {pipeline} as M; M.from_single_file('{path}').save_pretrained('converted')"
-    return (
-        f"--pipeline.{option}: {path} is a single file; expected a diffusers folder, make one with python -c "
-        f"{shlex.quote(code)} where you trust the file"
-    )
-
-
 def _check_folder(folder: Path) -> None:
     """Check that a local model set is a folder with all of its parts."""
-    if folder.is_file():
-        raise UserError(_single_file("editor.model", folder, "StableDiffusionPipeline"))
     index = folder / "model_index.json"
     if index.exists():
-        stated = _settings("editor.model", str(folder), index.name, None)
-        foreign = [part for part in ("text_encoder_2", "transformer") if part in stated]
+        stated = read_settings("editor.model", str(folder), index.name, None)
+        foreign = [part for part in ("text_encoder_3", "transformer", "prior") if part in stated]
         if foreign:
             raise UserError(
                 f"--pipeline.editor.model: {index} is of a {stated.get('_class_name')} (with {foreign[0]}); {EXPECTED}"
@@ -141,19 +159,38 @@ def _check_folder(folder: Path) -> None:
     if (folder / LORA).exists() and not index.exists():
         raise UserError(
             f"--pipeline.editor.model: {folder} holds LoRA weights alone ({LORA}); expected a whole diffusers model: "
-            f"fuse them into the one that they were made for (diffusers' fuse_lora and save_pretrained), and name that"
+            f"name the one that they were made for, and the folder by --pipeline.editor.lora"
         )
-    missing = [part for part, file in CONFIGS.items() if not (folder / part / file).exists()]
-    if not any((folder / "tokenizer" / name).exists() for name in ("tokenizer.json", "vocab.json")):
-        missing.append("tokenizer")
+    _refuse_missing("editor.model", folder, CONFIGS)
+
+
+def _refuse_missing(option: str, folder: Path, configs: dict[str, str]) -> None:
+    """Refuse a local model set that lacks one of such parts, or a tokenizer of its text encoders."""
+    missing = [part for part, file in configs.items() if not (folder / part / file).exists()]
+    for part in (name.replace("text_encoder", "tokenizer") for name in configs if name.startswith("text_encoder")):
+        if not any((folder / part / name).exists() for name in ("tokenizer.json", "vocab.json")):
+            missing.append(part)
     if missing:
         raise UserError(
-            f"--pipeline.editor.model: {folder} has no {', '.join(missing)}; expected a whole diffusers model with "
-            f"{', '.join(CONFIGS)} and tokenizer, as hf download ID --local-dir FOLDER fetches it"
+            f"--pipeline.{option}: {folder} has no {', '.join(missing)}; expected a whole diffusers model with "
+            f"{', '.join(configs)} and tokenizer, as hf download ID --local-dir FOLDER fetches it"
         )
 
 
-def _settings(option: str, name: str, file: str, revision: str | None) -> dict[str, Any]:
+def is_xl(unet: dict[str, Any]) -> bool:
+    """Whether a UNet with these settings is that of Stable Diffusion XL."""
+    return unet.get("addition_embed_type") == "text_time"
+
+
+def zeros_for_empty(name: str, revision: str | None) -> bool:
+    """Whether a model set of Stable Diffusion XL reads an empty negative prompt as zeros, as its index says."""
+    if Path(name).exists() and not (Path(name) / "model_index.json").exists():
+        return True
+    stated = read_settings("editor.model", name, "model_index.json", revision)
+    return bool(stated.get("force_zeros_for_empty_prompt", True))
+
+
+def read_settings(option: str, name: str, file: str, revision: str | None) -> dict[str, Any]:
     """A JSON file of a local model, or of one on the hub."""
     local = Path(name).exists()
     try:
@@ -187,16 +224,15 @@ def cannot_load(option: str, name: str, part: str, error: Exception) -> str:
     )
 
 
-def _check_parts(config: EditorConfig, model: str, parts: dict[str, dict[str, Any]]) -> None:
+def _check_parts(config: EditorConfig, where: str, model: str, parts: dict[str, dict[str, Any]]) -> None:
     """Check that the parts of a model set are those of Stable Diffusion and fit each other."""
-    where = f"--pipeline.editor.model: {model}"
     unet, vae, text, scheduler = (parts[name] for name in ("unet", "vae", "text_encoder", "scheduler"))
     for name in ("unet", "vae"):
         found, wanted = parts[name].get("_class_name"), CLASSES[name].split(".")[1]
         if found not in (None, wanted):
             raise UserError(f"{where}: its {name} is a {found}, not a {wanted}; {EXPECTED}")
-    if unet.get("addition_embed_type") is not None:
-        raise UserError(f"{where} is Stable Diffusion XL (unet: addition_embed_type is set); {EXPECTED}")
+    if unet.get("addition_embed_type") not in (None, "text_time"):
+        raise UserError(f"{where}: its unet wants more than text (unet: addition_embed_type is set); {EXPECTED}")
     if "CrossAttn" not in str(unet.get("up_block_types", "CrossAttn")):
         raise UserError(f"{where}: its unet has no attention in its decoder, whose queries are edited; {EXPECTED}")
     for key, wanted in UNFED.items():
@@ -218,12 +254,7 @@ def _check_parts(config: EditorConfig, model: str, parts: dict[str, dict[str, An
             f"{where}: its unet takes {channels} channels{hint}, its vae gives {latents}; give the model for "
             f"text-to-image that it was made from"
         )
-    width, reads = text.get("hidden_size"), unet.get("cross_attention_dim")
-    if None not in (width, reads) and width != reads:
-        raise UserError(
-            f"{where}: its text_encoder is {width} wide, its unet reads text of width {reads}; download the model "
-            f"again, both come from one"
-        )
+    _check_text(where, unet, text, parts.get("text_encoder_2"))
     steps = scheduler.get("num_train_timesteps", 1000)
     if not isinstance(steps, int) or config.num_steps > steps:
         raise UserError(
@@ -232,34 +263,27 @@ def _check_parts(config: EditorConfig, model: str, parts: dict[str, dict[str, An
         )
 
 
-def _check_controlnet(model: str, unet: dict[str, Any], controlnet: str, settings: dict[str, Any]) -> None:
-    """Check that a ControlNet was made for the UNet."""
-    where = f"--pipeline.editor.controlnet: {controlnet}"
-    found = settings.get("_class_name", "ControlNetModel")
-    if found != "ControlNetModel":
-        raise UserError(f"{where} is a {found}; expected a ControlNet for {model}")
-    if settings.get("addition_embed_type") is not None:
-        raise UserError(f"{where} was made for Stable Diffusion XL; choose a ControlNet made for {model}")
-    images = settings.get("conditioning_channels", 3)
-    if images != 3:
+def _check_text(where: str, unet: dict[str, Any], text: dict[str, Any], second: dict[str, Any] | None) -> None:
+    """Check that the text encoders of a model set fit its UNet."""
+    width, reads = text.get("hidden_size"), unet.get("cross_attention_dim")
+    if second is not None and None not in (width, second.get("hidden_size")):
+        width += second["hidden_size"]
+    if None not in (width, reads) and width != reads:
+        encoders = "text_encoder is" if second is None else "text encoders are"
         raise UserError(
-            f"{where} reads control images of {images} channels (conditioning_channels), an edit draws 3; choose "
-            f"another one made for {model}"
+            f"{where}: its {encoders} {width} wide, its unet reads text of width {reads}; download the model "
+            f"again, both come from one"
         )
-    if settings.get("class_embed_type") is not None or settings.get("num_class_embeds") is not None:
-        raise UserError(f"{where} wants class labels, which an edit does not give; choose another one made for {model}")
-    words = {
-        "cross_attention_dim": "reads text of width",
-        "block_out_channels": "has blocks of the widths",
-        "layers_per_block": "has this many layers per block:",
-        "in_channels": "takes this many channels:",
-    }
-    for key, what in words.items():
-        own, wanted = settings.get(key), unet.get(key)
-        if None not in (own, wanted) and own != wanted:
-            raise UserError(
-                f"{where} {what} {own}, the unet of {model} {wanted} ({key}); choose a ControlNet made for this model"
-            )
+    if second is None:
+        return
+    inputs, embedded = unet.get("projection_class_embeddings_input_dim"), unet.get("addition_time_embed_dim", 256)
+    pooled = second.get("projection_dim", 512)
+    given = SIZES * embedded + pooled
+    if isinstance(inputs, int) and inputs != given:
+        raise UserError(
+            f"{where}: its unet takes {inputs} numbers of sizes and pooled text, but {given} are given "
+            f"(projection_class_embeddings_input_dim), as with a refiner; give the base model of Stable Diffusion XL"
+        )
 
 
 def _variant(path: Path) -> str | None:
@@ -277,7 +301,7 @@ def part_variant(folder: Path, variant: str | None) -> str | None:
     return None if variant not in kinds and None in kinds else variant
 
 
-def _check_weights(option: str, folder: Path, loader: str, variant: str | None) -> None:
+def check_weights(option: str, folder: Path, loader: str, variant: str | None) -> None:
     """Check that a local part has whole weights in safetensors."""
     where = f"--pipeline.{option}: {folder}"
     files = sorted(path for path in folder.glob("*.safetensors") if path.name != LORA)
@@ -301,7 +325,7 @@ def _check_weights(option: str, folder: Path, loader: str, variant: str | None) 
             remedy = f"rename {files[0].name} to diffusion_pytorch_model.safetensors"
         raise UserError(f"{where} has no {variant or 'plain'} weights, but {files[0].name}; {remedy}")
     for index in folder.glob("*.safetensors.index*.json"):
-        named = _settings(option, str(folder), index.name, None).get("weight_map", {})
+        named = read_settings(option, str(folder), index.name, None).get("weight_map", {})
         lost = sorted({str(name) for name in named.values()} - {path.name for path in files})
         if lost and _variant(folder / lost[0]) == variant:
             raise UserError(f"{where} lacks {lost[0]}, which {index.name} names; download it again")

@@ -168,9 +168,9 @@ def _loaded(load: Callable[[], "ControlNetEditor"], edit: Edit) -> "ControlNetEd
     """The editor; what its text encoder does not read of the prompts is told."""
     editor = load()
     for name in ("prompt", "source_prompt", "negative_prompt"):
-        if words := editor.dropped_words(getattr(edit, name)):
+        if words := editor.prompts.dropped_words(getattr(edit, name)):
             CONSOLE.print(
-                f"{name}: the text encoder reads {editor.tokenizer.model_max_length - 2} tokens, it drops: {words}",
+                f"{name}: the text encoder reads {editor.prompts.longest} tokens, it drops: {words}",
                 style="yellow",
                 soft_wrap=True,
                 markup=False,

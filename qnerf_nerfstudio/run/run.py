@@ -21,7 +21,6 @@ from qnerf_nerfstudio.common.images import write_png
 from qnerf_nerfstudio.controls.influence import composite
 from qnerf_nerfstudio.deformation.deformation import Deformation
 from qnerf_nerfstudio.deformation.motion import Motion
-from qnerf_nerfstudio.diffusion.conditions import Prompts
 from qnerf_nerfstudio.field.grids import stated_points, translucency
 from qnerf_nerfstudio.field.model import Look, QNerfModel
 from qnerf_nerfstudio.run.explained import summary
@@ -103,7 +102,7 @@ class EditRun:
         runner = self._slices or self._make_slices()
         if attempt != self._attempt:
             stated = self.attempts[attempt]
-            runner.prompts = replace(runner.prompts, target=runner.editor.encode_prompt(stated.prompt))
+            runner.prompts = replace(runner.prompts, target=runner.editor.prompts.encode(stated.prompt))
             runner.editor.config = replace(runner.editor.config, guidance_scale=stated.guidance_scale)
             self._attempt = attempt
         return runner
@@ -222,7 +221,7 @@ class EditRun:
         prepared = self.prepared
         editor, self._editor = self._editor or prepared.load_editor(), None
         edit = prepared.edit
-        prompts = Prompts(*map(editor.encode_prompt, (edit.source_prompt, edit.prompt, edit.negative_prompt)))
+        prompts = editor.encode_prompts(edit.source_prompt, edit.prompt, edit.negative_prompt)
         self._slices = SliceRunner(
             editor=editor,
             plan=self.plan,

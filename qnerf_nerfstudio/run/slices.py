@@ -13,8 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from qnerf_nerfstudio.common.console import CONSOLE
-from qnerf_nerfstudio.diffusion.conditions import Prompts, QueryTargets, SourceBranch, TextStates
+from qnerf_nerfstudio.diffusion.conditions import QueryTargets, SourceBranch
 from qnerf_nerfstudio.diffusion.queries import CodecFit, Extraction
+from qnerf_nerfstudio.diffusion.text import Prompts, TextStates
 from qnerf_nerfstudio.run.artifacts import SOURCE, EditArtifacts, edited_trajectory, look_ahead_trajectory
 from qnerf_nerfstudio.run.plan import Plan, Slice
 

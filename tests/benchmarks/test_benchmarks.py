@@ -18,7 +18,7 @@ from table import write_table
 
 from qnerf_nerfstudio.common.files import write_json
 from qnerf_nerfstudio.controls.draw import control_images
-from qnerf_nerfstudio.diffusion.conditions import Prompts, SourceBranch
+from qnerf_nerfstudio.diffusion.conditions import SourceBranch
 from qnerf_nerfstudio.diffusion.loading import load_editor
 from qnerf_nerfstudio.edit.reading import load_edit
 from qnerf_nerfstudio.field.datamanager import QNerfDataManager, Targets
@@ -54,7 +54,7 @@ def test_shared_attention_to_the_own_source_is_the_products_appearance_injection
     truth = load_truth(tmp_path / "scene", "train")
     views, edit = views_of(tmp_path / "scene"), load_edit(tmp_path / "scene/edit.json")
     source, target = control_images(edit, tmp_path, views, truth.names, torch.eye(4)[:3], views.size)
-    prompts = Prompts(*map(editor.encode_prompt, (edit.source_prompt, edit.prompt, "")))
+    prompts = editor.encode_prompts(edit.source_prompt, edit.prompt, "")
     photos = read_views(tmp_path / "scene/images")
     scene = Scene(editor, prompts, photos, source, target, invert(editor, prompts, photos, source, 4))
     images = sample(scene, lambda: lambda attn, query, key, value, _: attend(attn, query[1], key[0], value[0]))

@@ -9,9 +9,10 @@ from diffusers import DDIMInverseScheduler, StableDiffusionControlNetPipeline
 from helpers.models import make_editor, random_parts
 
 from qnerf_nerfstudio.diffusion.attention import AttentionState
-from qnerf_nerfstudio.diffusion.conditions import Prompts, QueryTargets, SourceBranch
+from qnerf_nerfstudio.diffusion.conditions import QueryTargets, SourceBranch
 from qnerf_nerfstudio.diffusion.editor import ControlNetEditor
 from qnerf_nerfstudio.diffusion.queries import CodecFit
+from qnerf_nerfstudio.diffusion.text import Prompts
 
 PREDICTIONS = ["epsilon", "v_prediction"]
 
@@ -22,7 +23,7 @@ def inputs(views: int = 2, seed: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def prompts(editor: ControlNetEditor) -> Prompts:
-    return Prompts(*map(editor.encode_prompt, ("a red shirt", "a blue shirt", "grey")))
+    return editor.encode_prompts("a red shirt", "a blue shirt", "grey")
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTIONS)
@@ -59,7 +60,7 @@ def test_sampling_equals_the_diffusers_pipeline(tmp_path: Path, prediction_type:
 def test_inversion_step_equals_ddim_inverse_scheduler(tmp_path: Path, prediction_type: str) -> None:
     editor = make_editor(tmp_path, prediction_type)
     latents, controls = inputs()
-    text = editor.encode_prompt("a red shirt")
+    text = editor.prompts.encode("a red shirt")
     scheduler = DDIMInverseScheduler.from_config(editor.scheduler.config)
     scheduler.set_timesteps(editor.num_steps)
     ours = theirs = latents
@@ -76,7 +77,7 @@ def test_fixed_point_iterations_make_inversion_exact(tmp_path: Path, prediction_
     def round_trip(iterations: int) -> float:
         editor = make_editor(tmp_path, prediction_type, inversion_iterations=iterations, num_steps=20)
         clean, controls = inputs()
-        same = editor.encode_prompt("a red shirt")
+        same = editor.prompts.encode("a red shirt")
         latents = clean
         for step in range(editor.num_steps - 1, -1, -1):
             latents = editor.invert_step(latents, step, same, controls)
@@ -198,7 +199,7 @@ def test_blend_of_one_equals_replace_and_reaches_the_targets(tmp_path: Path) -> 
 def test_editing_a_view_into_itself_keeps_it(tmp_path: Path) -> None:
     editor = make_editor(tmp_path, inversion_iterations=6, num_steps=20)
     clean, controls = inputs()
-    same = editor.encode_prompt("a red shirt")
+    same = editor.prompts.encode("a red shirt")
     trajectory = editor.invert(clean, same, controls)
     latents = trajectory[0]
     for step in range(editor.num_steps):

@@ -57,9 +57,15 @@ def test_the_estimate_is_close_below_what_was_measured(
     like = SimpleNamespace(
         config=EditorConfig(checkpointing=checkpointing, guidance_scale=5.0),
         unet=SimpleNamespace(
-            config=SimpleNamespace(block_out_channels=(width, 2 * width, 4 * width, 4 * width), layers_per_block=2)
+            config=SimpleNamespace(
+                block_out_channels=(width, 2 * width, 4 * width, 4 * width),
+                layers_per_block=2,
+                transformer_layers_per_block=1,
+            )
         ),
-        vae=SimpleNamespace(config=SimpleNamespace(block_out_channels=(width // 2, width, 2 * width, 2 * width))),
+        vae=SimpleNamespace(
+            dtype=torch.float32, config=SimpleNamespace(block_out_channels=(width // 2, width, 2 * width, 2 * width))
+        ),
         latent_stride=8,
         dtype=torch.float32,
     )

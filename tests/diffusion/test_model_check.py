@@ -10,7 +10,7 @@ import torch
 from helpers.models import make_editor, save_tiny_set
 
 from qnerf_nerfstudio.common.errors import UserError
-from qnerf_nerfstudio.diffusion import model_check
+from qnerf_nerfstudio.diffusion import model_check, part_check
 from qnerf_nerfstudio.diffusion.config import EditorConfig
 from qnerf_nerfstudio.diffusion.loading import load_editor
 from qnerf_nerfstudio.doctor import examine
@@ -25,7 +25,7 @@ def test_the_revision_of_a_model_on_the_hub_is_asked_for(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(model_check, "hf_hub_download", download)
     with pytest.raises(UserError, match=r"cannot load unet/config\.json from the model somebody/model"):
-        model_check.check_models(EditorConfig(revision="v2"), "somebody/model", "somebody/control")
+        model_check.check_model_set(EditorConfig(revision="v2"), "somebody/model")
     assert asked == [("somebody/model", "unet/config.json", "v2")]
 
 
@@ -59,7 +59,8 @@ def test_models_that_want_what_an_edit_does_not_give(
 ) -> None:
     folder = copied(tiny, tmp_path, file, **changes)
     with pytest.raises(UserError, match=words):
-        model_check.check_models(EditorConfig(num_steps=4), str(folder), str(folder / "controlnet"))
+        unet = model_check.check_model_set(EditorConfig(num_steps=4), str(folder))
+        part_check.check_controlnet(str(folder), unet, str(folder / "controlnet"))
     part = folder / "controlnet" if file.startswith("controlnet") else folder
     found = {finding.name: finding for finding in examine([part])}[f"model {part.name}"]
     assert found.state == "broken" and words in found.detail
@@ -94,9 +95,9 @@ def test_a_variant_is_taken_where_a_part_has_it(tiny: Path, tmp_path: Path) -> N
 
 def test_what_a_text_encoder_does_not_read_is_known(tmp_path: Path) -> None:
     editor = make_editor(tmp_path)
-    assert editor.dropped_words("a red shirt") == ""
+    assert editor.prompts.dropped_words("a red shirt") == ""
     long = "a figure with very many details and so on " * 10 + "and a red hat"
-    dropped = editor.dropped_words(long)
+    dropped = editor.prompts.dropped_words(long)
     assert dropped.endswith("a red hat") and len(dropped) < len(long)
     # Another end changes nothing of what is read.
-    assert torch.equal(editor.encode_prompt(long), editor.encode_prompt(long.replace("red hat", "blue hat")))
+    assert torch.equal(*(editor.prompts.encode(each).tokens for each in (long, long.replace("red hat", "blue hat"))))

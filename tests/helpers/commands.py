@@ -10,6 +10,8 @@ from helpers.preloaded import QUIET, run_script
 from qnerf_nerfstudio.toy.demo import environment_with_ffmpeg
 
 SCRIPTS = Path(sys.executable).parent
+KILLED_TRAIN = Path(__file__).resolve().parents[2] / "benchmarks/killed_train.py"
+"""ns-train that ends itself."""
 
 SHORT = [
     *("--pipeline.editor.num-steps", "6"),

@@ -241,7 +241,7 @@ class Models(Fuzzer):
             model=str(self.model), controlnet=str(self.model / "controlnet"), num_steps=4, dtype="float32"
         )
         editor = load_editor(config, "cpu", "openpose")
-        editor.encode_prompt("a figure")
+        editor.prompts.encode("a figure")
 
 
 KINDS: dict[str, type[Fuzzer]] = {"images": Images, "meshes": Meshes, "transforms": Transforms, "models": Models}

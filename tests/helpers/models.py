@@ -5,11 +5,21 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    ControlNetModel,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from qnerf_nerfstudio.diffusion.config import EditorConfig
 from qnerf_nerfstudio.diffusion.editor import ControlNetEditor
+from qnerf_nerfstudio.diffusion.models import Models
+from qnerf_nerfstudio.diffusion.text import PromptEncoder
 from qnerf_nerfstudio.toy.training import model_set
 from qnerf_nerfstudio.toy.training.models import (
     build_control,
@@ -88,9 +98,75 @@ def random_parts(folder: Path, prediction_type: str = "epsilon") -> dict:
     }
 
 
+def random_xl_parts(folder: Path) -> dict:
+    """The same in the architecture of Stable Diffusion XL: two text encoders, attention at two levels only, several
+    transformer blocks in each layer, pooled text and sizes."""
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(folder)
+    text_encoder = build_text_encoder(tokenizer)
+    settings = {**text_encoder.config.to_dict(), "hidden_size": 32, "projection_dim": 24}
+    text_encoder_2 = CLIPTextModelWithProjection(CLIPTextConfig(**settings))
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(16, 32, 32),
+        layers_per_block=1,
+        transformer_layers_per_block=(1, 2, 3),
+        attention_head_dim=(2, 4, 4),
+        cross_attention_dim=text_encoder.config.hidden_size + 32,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + 24,
+        use_linear_projection=True,
+        norm_num_groups=4,
+    )
+    controlnet = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 16))
+    fill_zero_convolutions(controlnet)
+    parts = random_parts(folder)
+    parts |= {"unet": unet, "controlnet": controlnet, "tokenizer": tokenizer, "text_encoder": text_encoder}
+    return parts | {"tokenizer_2": tokenizer, "text_encoder_2": text_encoder_2}
+
+
+def pipeline_of(parts: dict) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
+    """A pipeline of the parts without a ControlNet."""
+    parts = {name: part for name, part in parts.items() if name != "controlnet"}
+    if "text_encoder_2" in parts:
+        return StableDiffusionXLPipeline(**parts, add_watermarker=False)
+    parts |= {"safety_checker": None, "feature_extractor": None}
+    return StableDiffusionPipeline(**parts, requires_safety_checker=False)
+
+
+def save_xl_set(folder: Path) -> Path:
+    """Write a random model set of Stable Diffusion XL's architecture, its ControlNet inside, into a folder of that
+    folder; its own folder."""
+    parts = random_xl_parts(folder / "tokenizer")
+    pipeline_of(parts).save_pretrained(folder / "xl")
+    parts["controlnet"].save_pretrained(folder / "xl/controlnet")
+    return folder / "xl"
+
+
+def models_of(parts: dict, zeros_for_empty: bool = False) -> Models:
+    """The models of an editor from the parts of a diffusers pipeline."""
+    encoders = [(parts[f"tokenizer{n}"], parts[f"text_encoder{n}"]) for n in ("", "_2") if f"tokenizer{n}" in parts]
+    rest = (parts[name] for name in ("vae", "unet", "scheduler"))
+    return Models(*rest, PromptEncoder(encoders, zeros_for_empty))
+
+
+DEFAULTS = {"resolution": 64, "dtype": "float32", "num_steps": 8, "guidance_scale": 1.0, "injection_start": 0.0}
+
+
 def make_editor(folder: Path, prediction_type: str = "epsilon", **settings) -> ControlNetEditor:
     """An editor of random parts, float32 on the CPU."""
-    defaults = {"resolution": 64, "dtype": "float32", "num_steps": 8, "guidance_scale": 1.0, "injection_start": 0.0}
-    return ControlNetEditor(
-        **random_parts(folder, prediction_type), config=EditorConfig(**{**defaults, **settings}), device="cpu"
-    )
+    config = EditorConfig(**{**DEFAULTS, **settings})
+    parts = random_parts(folder, prediction_type)
+    return ControlNetEditor(models_of(parts), parts["controlnet"], config, "cpu")
+
+
+def make_xl_editor(folder: Path, zeros_for_empty: bool = False, **settings) -> ControlNetEditor:
+    """The same of Stable Diffusion XL's architecture."""
+    config = EditorConfig(**{**DEFAULTS, **settings})
+    parts = random_xl_parts(folder)
+    return ControlNetEditor(models_of(parts, zeros_for_empty), parts["controlnet"], config, "cpu")

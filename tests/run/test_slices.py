@@ -7,15 +7,15 @@ import pytest
 import torch
 from helpers.models import make_editor
 
-from qnerf_nerfstudio.diffusion.conditions import Prompts
 from qnerf_nerfstudio.diffusion.editor import ControlNetEditor
+from qnerf_nerfstudio.diffusion.text import Prompts
 from qnerf_nerfstudio.run import slices
 from qnerf_nerfstudio.run.artifacts import SOURCE, EditArtifacts
 from qnerf_nerfstudio.run.plan import Plan, PlanConfig, Task
 
 
 def runner(editor: ControlNetEditor, folder: Path) -> slices.SliceRunner:
-    text = editor.encode_prompt("a figure")
+    text = editor.prompts.encode("a figure")
     controls = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     return slices.SliceRunner(
         editor=editor,

@@ -101,20 +101,27 @@ MODELS: Mistakes = {
         after(remove("unet"), remove("tokenizer")),
         ("model has no unet, tokenizer", "hf download"),
     ),
-    "single-file": (single_file(".safetensors"), ("sd15.safetensors is a single file", "from_single_file")),
-    "single-checkpoint": (single_file(".ckpt"), ("sd15.ckpt is a single file", "where you trust the file")),
+    "single-file": (
+        single_file(".safetensors"),
+        ("--pipeline.editor.model", "sd15.safetensors is truncated or corrupt", "download it again"),
+    ),
+    "single-checkpoint": (single_file(".ckpt"), ("sd15.ckpt is no .safetensors file", "where you trust it")),
     "config-broken": (write("model/unet/config.json", "{"), ("cannot load unet/config.json", "downloaded")),
     "inpainting": (
         put("model/unet/config.json", "in_channels", 9),
         ("its unet takes 9 channels as inpainting models have, its vae gives 8", "text-to-image"),
     ),
-    "xl-index": (
-        put("model/model_index.json", "text_encoder_2", ["transformers", "CLIPTextModelWithProjection"]),
-        ("model_index.json", "text_encoder_2", "expected Stable Diffusion 1.x or 2.x"),
+    "sd3-index": (
+        put("model/model_index.json", "text_encoder_3", ["transformers", "T5EncoderModel"]),
+        ("model_index.json", "text_encoder_3", "expected Stable Diffusion 1.x, 2.x or XL"),
     ),
-    "xl-unet": (
+    "xl-parts": (
         put("model/unet/config.json", "addition_embed_type", "text_time"),
-        ("Stable Diffusion XL", "expected Stable Diffusion 1.x or 2.x"),
+        ("has no text_encoder_2, tokenizer_2", "hf download"),
+    ),
+    "unet-wants-images": (
+        put("model/unet/config.json", "addition_embed_type", "image"),
+        ("its unet wants more than text", "expected Stable Diffusion 1.x, 2.x or XL"),
     ),
     "vae-of-another-class": (
         put("model/vae/config.json", "_class_name", "AutoencoderTiny"),

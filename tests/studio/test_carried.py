@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 import trimesh
-from helpers.commands import RUN, SHORT, command, edited_by, script, train, where, without_diffusion
+from helpers.commands import KILLED_TRAIN, RUN, SHORT, command, edited_by, script, train, where, without_diffusion
 
 from qnerf_nerfstudio.common.images import load_images
 
 BOXES = ("--pipeline.start", "carried")
-KILLED_TRAIN = Path(__file__).resolve().parents[2] / "benchmarks/killed_train.py"
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import torchvision
 import trimesh
 import yaml
 from helpers.captures import small_capture
-from helpers.commands import RUN, SHORT, command, edited_by, script, train, where, without_diffusion
+from helpers.commands import KILLED_TRAIN, RUN, SHORT, command, edited_by, script, train, where, without_diffusion
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from PIL import Image
 from rich.console import Console
@@ -34,7 +34,6 @@ needs_open3d = pytest.mark.skipif(
     ctypes.util.find_library("usb-1.0") is None,
     reason="Open3D, which ns-export and 3D points need, has no libusb-1.0 (Debian: apt-get install libusb-1.0-0)",
 )
-KILLED_TRAIN = Path(__file__).resolve().parents[2] / "benchmarks/killed_train.py"
 
 
 @pytest.fixture(scope="module")

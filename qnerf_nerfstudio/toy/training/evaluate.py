@@ -10,9 +10,10 @@ from rich.table import Table
 from torch import Tensor
 
 from qnerf_nerfstudio.common.images import to_unit, write_png
-from qnerf_nerfstudio.diffusion.conditions import Prompts, SourceBranch
+from qnerf_nerfstudio.diffusion.conditions import SourceBranch
 from qnerf_nerfstudio.diffusion.editor import ControlNetEditor
 from qnerf_nerfstudio.diffusion.loading import load_editor
+from qnerf_nerfstudio.diffusion.text import Prompts, TextStates
 from qnerf_nerfstudio.edit.schema import Kind
 from qnerf_nerfstudio.methods import qnerf_edit_tiny
 from qnerf_nerfstudio.studio.pipeline import QNerfPipelineConfig
@@ -39,8 +40,8 @@ def edit_pair(editor: ControlNetEditor, pairs: list[Pair]) -> Float[Tensor, "V 3
     """Edit the first image of each pair into the pose of the second, view by view; images in [0, 1]."""
     images = to_unit(torch.stack([pair.images for pair in pairs])).to(editor.device)
     controls = to_unit(torch.stack([pair.controls for pair in pairs])).to(editor.device)
-    text = torch.cat([editor.encode_prompt(pair.caption) for pair in pairs])
-    prompts = Prompts(text, text, editor.encode_prompt(""))
+    text = TextStates.joined([editor.prompts.encode(pair.caption) for pair in pairs])
+    prompts = Prompts(text, text, editor.prompts.encode(""))
     trajectory = editor.invert(editor.encode(images[:, 0]), text, controls[:, 0])
     latents = trajectory[0]
     for index in range(editor.num_steps):
