@@ -48,5 +48,5 @@ def sd_size_editor(config: EditorConfig, device: str) -> ControlNetEditor:
     tokenizer = CLIPTokenizer.from_pretrained(BUNDLED_FOLDER / "tokenizer")
     scheduler = build_scheduler()
     return ControlNetEditor(
-        Models(vae, unet, scheduler, PromptEncoder([(tokenizer, text_encoder)])), controlnet, config, device
+        Models(vae, unet, scheduler, PromptEncoder([(tokenizer, text_encoder)])), [controlnet], config, device
     )

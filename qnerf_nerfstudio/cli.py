@@ -77,8 +77,8 @@ class Preview:
     """Method whose settings are used."""
     model: str | None = None
     """Model set instead of the method's, as --pipeline.editor.model."""
-    controlnet: str | None = None
-    """ControlNet instead of the method's, as --pipeline.editor.controlnet."""
+    controlnet: tuple[str, ...] = ()
+    """ControlNets instead of the method's, as --pipeline.editor.controlnet."""
     guidance_scale: tuple[float, ...] = ()
     """Classifier-free guidance scales to try; by default what edit.json or the method says."""
     controlnet_scale: tuple[float, ...] = ()

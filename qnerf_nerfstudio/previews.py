@@ -15,6 +15,7 @@ from torch import Tensor
 from qnerf_nerfstudio.capture.capture import Capture, read_capture
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.common.files import atomic_write
+from qnerf_nerfstudio.controls.draw import overlaid
 from qnerf_nerfstudio.controls.influence import composite
 from qnerf_nerfstudio.controls.projection import ProjectedEdit, project_edit
 from qnerf_nerfstudio.diffusion.config import EditorConfig
@@ -22,7 +23,7 @@ from qnerf_nerfstudio.diffusion.editing import InvertedImages, edit_images, inve
 from qnerf_nerfstudio.diffusion.editor import ControlNetEditor
 from qnerf_nerfstudio.diffusion.loading import load_editor
 from qnerf_nerfstudio.edit.reading import edit_path, load_edit
-from qnerf_nerfstudio.edit.schema import Edit, control_kind
+from qnerf_nerfstudio.edit.schema import Edit, control_kinds
 from qnerf_nerfstudio.methods import qnerf_edit, qnerf_edit_small, qnerf_edit_tiny, qnerf_edit_xl
 from qnerf_nerfstudio.pages.sheet import write_sheet
 from qnerf_nerfstudio.run.settings import RunSettings
@@ -40,8 +41,8 @@ class Trial:
 
     guidance_scale: float
     """Classifier-free guidance scale."""
-    controlnet_scale: float
-    """Weight of the ControlNet."""
+    controlnet_scale: tuple[float, ...]
+    """Weight of each ControlNet, or one for all."""
     seed: int | None
     """Seed of the noise that views begin from; None: their photos' inverted noise."""
 
@@ -52,7 +53,8 @@ class Trial:
     def __str__(self) -> str:
         """The settings in words."""
         start = "" if self.seed is None else f", seed {self.seed}"
-        return f"guidance {self.guidance_scale:g}, control {self.controlnet_scale:g}{start}"
+        weights = " and ".join(f"{weight:g}" for weight in self.controlnet_scale)
+        return f"guidance {self.guidance_scale:g}, control {weights}{start}"
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Request:
     """The method whose settings are used."""
     model: str | None
     """Model set instead of the method's."""
-    controlnet: str | None
+    controlnet: tuple[str, ...]
     """ControlNet instead of the method's."""
     guidance_scales: Sequence[float]
     """Guidance scales to try; empty: what edit.json or the method says."""
@@ -98,12 +100,12 @@ def preview(asked: Request, out: Path, console: Console) -> None:
     edit, settings = load_edit(path), copy.deepcopy(METHODS[asked.method].pipeline)
     assert isinstance(settings, RunSettings)
     for name in ("model", "controlnet"):
-        if getattr(asked, name) is not None:
+        if getattr(asked, name):
             setattr(settings.editor, name, getattr(asked, name))
     trials = _trials(edit, settings, asked)
     for trial in trials:
         trial.of(settings.editor).validate()
-    editor = load_editor(settings.editor, "cuda" if torch.cuda.is_available() else "cpu", control_kind(edit.control))
+    editor = load_editor(settings.editor, "cuda" if torch.cuda.is_available() else "cpu", control_kinds(edit.control))
     views = capture.views()
     chosen = torch.linspace(0, len(views) - 1, min(asked.views, len(views))).round().long().tolist()
     projected = _projected(edit, path.parent, capture, editor, settings)
@@ -114,7 +116,7 @@ def preview(asked: Request, out: Path, console: Console) -> None:
         task = progress.add_task("editing", total=len(trials) * editor.num_steps)
         for trial, images in _edited(editor, edit, projected, chosen, photos, trials, lambda: progress.advance(task)):
             rows[str(trial)] = composite(images, photos, None if weights is None else weights[chosen])
-    shown = {"photo": photos, "control": projected.target[chosen]}
+    shown = {"photo": photos, "control": overlaid(projected.target[chosen])}
     with atomic_write(out) as temporary:
         write_sheet(temporary, shown, rows, columns=len(chosen), cell=CELL)
     console.print(
@@ -129,7 +131,8 @@ def _trials(edit: Edit, settings: RunSettings, asked: Request) -> list[Trial]:
     stated, usual = edit.settings, settings.editor
     guidance = usual.guidance_scale if stated.guidance_scale is None else stated.guidance_scale
     weight = usual.controlnet_scale if stated.controlnet_scale is None else stated.controlnet_scale
-    choices = (asked.controlnet_scales or [weight], asked.guidance_scales or [guidance], asked.seeds or [None])
+    weights = [(scale,) for scale in asked.controlnet_scales] or [weight]
+    choices = (weights, asked.guidance_scales or [guidance], asked.seeds or [None])
     return [Trial(scale, control, seed) for control, scale, seed in product(*choices)]
 
 
@@ -156,7 +159,7 @@ def _edited(
     """The edited views of every trial."""
     prompts = editor.encode_prompts(edit.source_prompt, edit.prompt, edit.negative_prompt)
     source, target = projected.source[chosen].to(editor.device), projected.target[chosen].to(editor.device)
-    inverted: dict[float, InvertedImages] = {}
+    inverted: dict[tuple[float, ...], InvertedImages] = {}
     for trial in trials:
         editor.config = trial.of(editor.config)
         if trial.controlnet_scale not in inverted:

@@ -1,8 +1,7 @@
 """From an edit to the source and target control image of every view."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 import trimesh
@@ -31,6 +30,7 @@ from qnerf_nerfstudio.edit.schema import (
     Edit,
     ImagesControl,
     JointedControl,
+    Kind,
     MeshPlacement,
     RigControl,
     skeleton_parts,
@@ -38,6 +38,8 @@ from qnerf_nerfstudio.edit.schema import (
 )
 
 Images = Float[Tensor, "V 3 H W"]
+Controls = Float[Tensor, "V C H W"]
+"""Control images of one kind or more, three channels each."""
 PlacedSkeleton = tuple[Mapping[str, Float[Tensor, "3"]], Sequence[tuple[str, str]]]
 """Joints in scene coordinates, and bones."""
 HEAD = ("neck", "nose")
@@ -51,7 +53,7 @@ def control_images(
     names: list[str],
     to_scene: Float[Tensor, "3 4"],
     size: tuple[int, int],
-) -> tuple[Images, Images]:
+) -> tuple[Controls, Controls]:
     """The source and target control images of every view.
 
     Args:
@@ -63,7 +65,8 @@ def control_images(
         size: Height and width of the control images.
 
     Returns:
-        Source and target control images in [0, 1].
+        Source and target control images in [0, 1]; those of several kinds are channels beside each other, in the order
+        that the control names them.
 
     Raises:
         UserError: Control images or meshes are missing or unreadable, or the control is outside every view.
@@ -76,14 +79,13 @@ def control_images(
         return to_unit(source), to_unit(target)
     views = views.resized(size)
     if isinstance(control, RigControl):
-        sides = [[transform_mesh(rigged_mesh(control, folder, side), to_scene)] for side in ("source", "target")]
-        drawn = _solids(sides, control.draw, folder, views)
+        drawn = _rig(control, folder, views, to_scene)
     elif skeletons := skeleton_parts(control):
         drawn = _skeletons(skeletons, views, to_scene)
     else:
         parts = solid_parts(control)
         sides = [[placed_mesh(getattr(part, key), folder, to_scene) for part in parts] for key in ("source", "target")]
-        drawn = _solids(sides, parts[0].draw, folder, views)
+        drawn = _joined(_solids(sides, parts[0].draw, folder, views).values())
     for key, images in zip(("source", "target"), drawn, strict=True):
         if not images.any():
             raise UserError(
@@ -91,6 +93,26 @@ def control_images(
                 f"seen in any; positions are in the coordinates of transforms.json"
             )
     return drawn
+
+
+def overlaid(images: Controls) -> Images:
+    """Control images of several kinds over each other, to be looked at."""
+    return images.unflatten(1, (-1, 3)).amax(1)
+
+
+def _joined(kinds: Iterable[tuple[Images, Images]]) -> tuple[Controls, Controls]:
+    """Source and target images of several kinds, as channels beside each other."""
+    source, target = zip(*kinds, strict=True)
+    return torch.cat(source, dim=1), torch.cat(target, dim=1)
+
+
+def _rig(control: RigControl, folder: Path, views: Views, to_scene: Float[Tensor, "3 4"]) -> tuple[Controls, Controls]:
+    """Draw a rig in all of its kinds."""
+    sides = [[transform_mesh(rigged_mesh(control, folder, side), to_scene)] for side in ("source", "target")]
+    drawn = _solids(sides, [kind for kind in control.draw if kind != "openpose"], folder, views)
+    if "openpose" in control.draw:
+        drawn["openpose"] = _skeletons([control], views, to_scene)
+    return _joined(drawn[kind] for kind in control.draw)
 
 
 def _skeletons(parts: Sequence[JointedControl], views: Views, to_scene: Tensor) -> tuple[Images, Images]:
@@ -164,9 +186,9 @@ def placed_mesh(placed: MeshPlacement | BoxPlacement, folder: Path, to_scene: Fl
 
 
 def _solids(
-    sides: Sequence[list[trimesh.Trimesh]], kind: Literal["depth", "normal"], folder: Path, views: Views
-) -> tuple[Images, Images]:
-    """Draw the meshes of source and target as depth or as normals."""
+    sides: Sequence[list[trimesh.Trimesh]], kinds: Sequence[Kind], folder: Path, views: Views
+) -> dict[Kind, tuple[Images, Images]]:
+    """Draw the meshes of source and target as depth, as normals, or both."""
     surfaces = []
     for key, meshes in zip(("source", "target"), sides, strict=True):
         if (faces := sum(len(mesh.faces) for mesh in meshes)) > MAX_FACES:
@@ -176,11 +198,11 @@ def _solids(
             )
         _tell_of_units(views, meshes, f"{folder / 'edit.json'}: control.{key}")
         surfaces.append(raycast(views, meshes))
-    if kind == "normal":
-        source, target = normal_images(views, surfaces)
-    else:
-        source, target = depth_images(surfaces)
-    return source, target
+    drawn: dict[Kind, tuple[Images, Images]] = {}
+    for kind in kinds:
+        source, target = normal_images(views, surfaces) if kind == "normal" else depth_images(surfaces)
+        drawn[kind] = source, target
+    return drawn
 
 
 def _tell_of_units(views: Views, meshes: list[trimesh.Trimesh], where: str) -> None:
@@ -196,6 +218,6 @@ def _tell_of_units(views: Views, meshes: list[trimesh.Trimesh], where: str) -> N
             )
 
 
-def differing_pixels(source: Images, target: Images) -> Bool[Tensor, "V H W"]:
+def differing_pixels(source: Controls, target: Controls) -> Bool[Tensor, "V H W"]:
     """Where control images of source and target differ, grown by a tenth of the image: limbs are wider than bones."""
     return dilate((source - target).abs().amax(1) > 0.02, max(1, min(source.shape[-2:]) // 10))

@@ -8,20 +8,20 @@ from torch import Tensor
 
 from qnerf_nerfstudio.capture.cameras import Views
 from qnerf_nerfstudio.common.console import CONSOLE
-from qnerf_nerfstudio.controls.draw import control_images, differing_pixels, head_pixels, placed_skeletons
+from qnerf_nerfstudio.controls.draw import Controls, control_images, differing_pixels, head_pixels, placed_skeletons
 from qnerf_nerfstudio.controls.images import load_drawings
 from qnerf_nerfstudio.controls.influence import RegionOfInfluence, find_region_of_influence
 from qnerf_nerfstudio.controls.lifting import LiftedSkeleton, NoSkeletonError, lift_skeleton
-from qnerf_nerfstudio.edit.schema import Edit, Everywhere, ImagesControl, control_kind, skeleton_parts
+from qnerf_nerfstudio.edit.schema import Edit, Everywhere, ImagesControl, control_kinds, skeleton_parts
 
 
 @dataclass(frozen=True)
 class ProjectedEdit:
     """An edit in all views, training views first."""
 
-    source: Float[Tensor, "V 3 H W"]
+    source: Controls
     """Control images of the captured scene, in [0, 1]."""
-    target: Float[Tensor, "V 3 H W"]
+    target: Controls
     """Control images of the edited scene, in [0, 1]."""
     has_changes: bool
     """Whether the control changes anything."""
@@ -67,7 +67,7 @@ def project_edit(
     """
     source, target = control_images(edit, folder, views, names, to_scene, size)
     lifted = None
-    if lift and isinstance(edit.control, ImagesControl) and control_kind(edit.control) == "openpose":
+    if lift and isinstance(edit.control, ImagesControl) and control_kinds(edit.control) == ("openpose",):
         lifted = _lift_controls(edit.control, folder, views[:num_train], names, size)
         if lifted is not None:
             source, target = (skeleton.draw(views.resized(size)) for skeleton in lifted)

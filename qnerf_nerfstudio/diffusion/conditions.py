@@ -15,8 +15,8 @@ class SourceBranch:
 
     latents: Float[Tensor, "V C h w"]
     """Their latents on the source trajectory."""
-    controls: Float[Tensor, "V 3 H W"]
-    """Their control images in [0, 1]."""
+    controls: Float[Tensor, "V K H W"]
+    """Their control images in [0, 1], three channels for each ControlNet."""
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ class EditorConfig:
 
     model: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     """Hub id, folder or .safetensors file of Stable Diffusion 1.x, 2.x or XL, or "bundled"."""
-    controlnet: str = "auto"
-    """Hub id, folder or file of the ControlNet, "bundled", or "auto": the one that reads the edit's control."""
+    controlnet: tuple[str, ...] = ("auto",)
+    """Hub id, folder or file of each ControlNet, "bundled", or "auto": those that read the edit's control."""
     config: str | None = None
     """Folder of a model set without weights, whose settings a single file of --model is read with; else the hub's."""
     vae: str | None = None
@@ -42,8 +42,8 @@ class EditorConfig:
     """Number of DDIM timesteps of inversion and of sampling."""
     guidance_scale: float = 5.0
     """Classifier-free guidance scale of the edited branch; 1 switches it off and halves its cost."""
-    controlnet_scale: float = 1.0
-    """Weight of the ControlNet's residuals."""
+    controlnet_scale: tuple[float, ...] = (1.0,)
+    """Weight of each ControlNet's residuals, or one for all."""
     injection_start: float = 0.1
     """Appearance injection starts after this share of the timesteps."""
     inversion_iterations: int = 1
@@ -69,7 +69,7 @@ class EditorConfig:
             "resolution": (self.resolution >= 64, "at least 64"),
             "num_steps": (1 <= self.num_steps <= 1000, "1 to 1000"),
             "guidance_scale": (self.guidance_scale >= 1, "at least 1"),
-            "controlnet_scale": (self.controlnet_scale >= 0, "at least 0"),
+            "controlnet_scale": (bool(self.controlnet_scale) and min(self.controlnet_scale) >= 0, "at least 0"),
             "injection_start": (0 <= self.injection_start <= 1, "0 to 1"),
             "inversion_iterations": (self.inversion_iterations >= 1, "at least 1"),
             "render_weight": (0 <= self.render_weight <= 1, "0 to 1"),

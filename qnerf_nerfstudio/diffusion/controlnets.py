@@ -1,6 +1,7 @@
 """Which ControlNet reads which control."""
 
 import re
+from collections.abc import Mapping, Sequence
 
 from qnerf_nerfstudio.common.console import CONSOLE
 from qnerf_nerfstudio.common.errors import UserError
@@ -46,18 +47,39 @@ def controlnet_kind(name: str) -> str | None:
     return next((_NAMED[word] for word in words if word in _NAMED), UNKNOWN)
 
 
-def choose_controlnet(config: EditorConfig, kind: str | None, xl: bool = False) -> str:
-    """The ControlNet that a run loads: the configured one, or for "auto" the one that reads the edit's control.
+def choose_controlnets(config: EditorConfig, kinds: Sequence[str] | None, xl: bool = False) -> list[str]:
+    """The ControlNets that a run loads: the configured ones, or for "auto" those that read the edit's control.
 
     Args:
         config: Settings.
-        kind: What the control images show; None where it is not known.
+        kinds: What the control images show; None where it is not known.
         xl: Whether the model is Stable Diffusion XL.
 
     Raises:
-        UserError: The configured ControlNet does not read such control images, or none can be chosen.
+        UserError: A configured ControlNet does not read such control images, none can be chosen, or there are more or
+            fewer than kinds of control images, or than weights.
     """
-    name, published = config.controlnet, PUBLISHED_XL if xl else PUBLISHED
+    names, wanted = config.controlnet, [None] if kinds is None else list(kinds)
+    if names in ((AUTO,), (BUNDLED,)):
+        names = names * len(wanted)
+    if len(names) != len(wanted):
+        shown = "one kind of images" if kinds is None else " and ".join(kinds)
+        raise UserError(
+            f"--pipeline.editor.controlnet names {len(names)} ControlNets, but edit.json's control is drawn as "
+            f"{shown}; name one for each, in this order, or leave the option out"
+        )
+    if len(config.controlnet_scale) not in (1, len(names)):
+        raise UserError(
+            f"--pipeline.editor.controlnet-scale has {len(config.controlnet_scale)} weights for {len(names)} "
+            f"ControlNets; give one for all, or one for each"
+        )
+    return [
+        _choose(config, name, kind, PUBLISHED_XL if xl else PUBLISHED) for name, kind in zip(names, wanted, strict=True)
+    ]
+
+
+def _choose(config: EditorConfig, name: str, kind: str | None, published: Mapping[str, str]) -> str:
+    """The ControlNet that reads one kind of control images."""
     if name == AUTO:
         if config.model == BUNDLED:
             name = BUNDLED

@@ -18,14 +18,14 @@ class InvertedImages:
 
     trajectory: list[Float[Tensor, "V C h w"]]
     """Their latents, noisiest first."""
-    controls: Float[Tensor, "V 3 H W"]
+    controls: Float[Tensor, "V K H W"]
     """Their control images."""
 
 
 def invert_images(
     editor: ControlNetEditor,
     images: Float[Tensor, "V 3 H W"],
-    controls: Float[Tensor, "V 3 H W"],
+    controls: Float[Tensor, "V K H W"],
     prompts: Prompts,
 ) -> InvertedImages:
     """Invert images in [0, 1] under their own prompt and control images in [0, 1]."""
@@ -35,7 +35,7 @@ def invert_images(
 def edit_images(
     editor: ControlNetEditor,
     inverted: InvertedImages,
-    controls: Float[Tensor, "V 3 H W"],
+    controls: Float[Tensor, "V K H W"],
     prompts: Prompts,
     generator: torch.Generator | None = None,
     progress: Callable[[], object] = lambda: None,

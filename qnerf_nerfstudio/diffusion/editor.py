@@ -1,11 +1,11 @@
 """The diffusion editor: inversion, controlled sampling with appearance injection, query capture and query injection."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from diffusers import ControlNetModel, DDIMInverseScheduler, DDIMScheduler
+from diffusers import ControlNetModel, DDIMInverseScheduler, DDIMScheduler, MultiControlNetModel
 from jaxtyping import Float
 from torch import Tensor
 
@@ -21,6 +21,8 @@ GRADIENT_SCALE = 2.0**10
 
 Images = Float[Tensor, "V 3 H W"]
 Latents = Float[Tensor, "V C h w"]
+Controls = Float[Tensor, "V K H W"]
+"""Control images in [0, 1], three channels for each ControlNet."""
 
 
 class ControlNetEditor:
@@ -32,13 +34,13 @@ class ControlNetEditor:
 
     Args:
         models: The model set. The UNet's attention processors are replaced.
-        controlnet: The ControlNet, made for it.
+        controlnets: The ControlNets, made for it.
         config: Settings.
         device: Where the models are put.
     """
 
     def __init__(
-        self, models: Models, controlnet: ControlNetModel, config: EditorConfig, device: torch.device | str
+        self, models: Models, controlnets: Sequence[ControlNetModel], config: EditorConfig, device: torch.device | str
     ) -> None:
         config.validate()
         self.config = config
@@ -47,7 +49,8 @@ class ControlNetEditor:
         # diffusers' annotations are unions that no caller can use without casts.
         self.vae: Any = models.vae
         self.unet: Any = models.unet
-        self.controlnet: Any = controlnet
+        # It adds up what the ControlNets say.
+        self.controlnet: Any = MultiControlNetModel(list(controlnets))
         self.prompts = models.prompts
         for model in self._models():
             # diffusers warns about every cast, also of models that have the right type already.
@@ -62,7 +65,8 @@ class ControlNetEditor:
             self.vae.enable_tiling()
         if config.checkpointing:
             self.unet.enable_gradient_checkpointing()
-            self.controlnet.enable_gradient_checkpointing()
+            for controlnet in controlnets:
+                controlnet.enable_gradient_checkpointing()
         # Inversion needs timesteps that differ by a constant; "leading" is what DDIM was published with.
         settings = {"clip_sample": False, "timestep_spacing": "leading"}
         self.scheduler: Any = DDIMScheduler.from_config(models.scheduler.config, **settings)
@@ -137,7 +141,7 @@ class ControlNetEditor:
         return (self.vae.decode(scaled).sample.float() / 2 + 0.5).clamp(0, 1)
 
     @torch.no_grad()
-    def invert_step(self, latents: Latents, index: int, prompt: TextStates, controls: Images) -> Latents:
+    def invert_step(self, latents: Latents, index: int, prompt: TextStates, controls: Controls) -> Latents:
         """One DDIM inversion index, from index index + 1 (cleaner) to `index` (noisier), at guidance scale 1.
 
         With more than one iteration the noise is predicted again at the noisier latents just found, which makes the
@@ -152,7 +156,7 @@ class ControlNetEditor:
             noisier = self.inverse_scheduler.step(prediction, timestep, latents).prev_sample
         return noisier
 
-    def invert(self, clean: Latents, prompt: TextStates, controls: Images) -> list[Latents]:
+    def invert(self, clean: Latents, prompt: TextStates, controls: Controls) -> list[Latents]:
         """The source trajectory of clean latents, noisiest first: entry i holds the latents at index i."""
         trajectory = [clean]
         for index in range(self.num_steps - 1, -1, -1):
@@ -177,7 +181,7 @@ class ControlNetEditor:
         latents: Latents,
         index: int,
         prompts: Prompts,
-        controls: Images,
+        controls: Controls,
         source: SourceBranch | None = None,
         targets: QueryTargets | None = None,
     ) -> Latents:
@@ -222,7 +226,7 @@ class ControlNetEditor:
 
     @torch.no_grad()
     def extract(
-        self, latents: Latents, index: int, prompts: Prompts, controls: Images, source: SourceBranch | None = None
+        self, latents: Latents, index: int, prompts: Prompts, controls: Controls, source: SourceBranch | None = None
     ) -> Extraction:
         """Query maps of the edited views at index `index`, and what their images look like so far."""
         injected = source is not None and index >= round(self.config.injection_start * self.num_steps)
@@ -237,7 +241,7 @@ class ControlNetEditor:
         latents: Latents,
         index: int,
         prompts: Prompts,
-        controls: Images,
+        controls: Controls,
         keys_values: KeysValues | None,
         targets: QueryTargets,
     ) -> Float[Tensor, "V"]:
@@ -253,7 +257,7 @@ class ControlNetEditor:
         latents: Latents,
         index: int,
         prompts: Prompts,
-        controls: Images,
+        controls: Controls,
         keys_values: KeysValues | None,
         targets: QueryTargets,
     ) -> Latents:
@@ -289,7 +293,7 @@ class ControlNetEditor:
         latents: Latents,
         index: int,
         prompts: Prompts,
-        controls: Images,
+        controls: Controls,
         source: SourceBranch | None,
         settings: AttentionState,
     ) -> Latents:
@@ -311,7 +315,7 @@ class ControlNetEditor:
         return groups[-1]
 
     def _predict(
-        self, latents: Latents, index: int, text: TextStates, controls: Images, settings: AttentionState
+        self, latents: Latents, index: int, text: TextStates, controls: Controls, settings: AttentionState
     ) -> Latents:
         """ControlNet and UNet on one batch, in the models' precision."""
         timestep = self.scheduler.timesteps[index].to(self.device)
@@ -327,8 +331,8 @@ class ControlNetEditor:
             sample,
             timestep,
             tokens,
-            controls,
-            conditioning_scale=self.config.controlnet_scale,
+            list(controls.split(3, dim=1)),
+            conditioning_scale=self._controlnet_scales(),
             added_cond_kwargs=added,
             return_dict=False,
         )
@@ -344,6 +348,11 @@ class ControlNetEditor:
                 return_dict=False,
             )[0].float()
         return prediction
+
+    def _controlnet_scales(self) -> list[float]:
+        """Weight of every ControlNet; one that is stated is for all."""
+        stated, count = list(self.config.controlnet_scale), len(self.controlnet.nets)
+        return stated * count if len(stated) == 1 else stated
 
     def _to_maps(self, captured: dict[str, Tensor], latents: Latents) -> QueryMaps:
         """Tokens [V, N, C] to maps [V, H, W, C], float32: levels of the UNet halve the latents' size, rounding up."""

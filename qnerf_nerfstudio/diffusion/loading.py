@@ -1,5 +1,6 @@
 """Loads a model set from the hub, from folders and files, or from the package; safetensors only."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.diffusion.bundled import BUNDLED, BUNDLED_FOLDER
 from qnerf_nerfstudio.diffusion.config import EditorConfig
-from qnerf_nerfstudio.diffusion.controlnets import choose_controlnet
+from qnerf_nerfstudio.diffusion.controlnets import choose_controlnets
 from qnerf_nerfstudio.diffusion.editor import ControlNetEditor
 from qnerf_nerfstudio.diffusion.lora import fuse_lora
 from qnerf_nerfstudio.diffusion.model_check import (
@@ -28,13 +29,15 @@ from qnerf_nerfstudio.diffusion.text import PromptEncoder
 from qnerf_nerfstudio.diffusion.weights_file import expect
 
 
-def load_editor(config: EditorConfig, device: torch.device | str, kind: str | None = None) -> ControlNetEditor:
+def load_editor(
+    config: EditorConfig, device: torch.device | str, kinds: Sequence[str] | None = None
+) -> ControlNetEditor:
     """Build the editor that `config` names.
 
     Args:
         config: Settings; `config.device` wins over `device`.
         device: Where the field is, and by default the editor.
-        kind: What the control images show: "openpose", "depth" or "normal"; None where it is not known.
+        kinds: What the control images show: "openpose", "depth" or "normal"; None where it is not known.
 
     Raises:
         UserError: A model cannot be found, reached or read, its parts do not fit each other or the device, or the
@@ -43,9 +46,10 @@ def load_editor(config: EditorConfig, device: torch.device | str, kind: str | No
     device = check_device(config.device or device, config.dtype)
     model = str(BUNDLED_FOLDER) if config.model == BUNDLED else config.model
     settings = check_model_set(config, model)
-    control = choose_controlnet(config, kind, is_xl(settings))
-    control = str(BUNDLED_FOLDER / "controlnet") if control == BUNDLED else control
-    check_controlnet(model, settings, control)
+    names = choose_controlnets(config, kinds, is_xl(settings))
+    names = [str(BUNDLED_FOLDER / "controlnet") if name == BUNDLED else name for name in names]
+    for name in names:
+        check_controlnet(model, settings, name)
     if config.vae is not None:
         check_vae(config.vae)
     if config.lora is not None:
@@ -56,14 +60,18 @@ def load_editor(config: EditorConfig, device: torch.device | str, kind: str | No
         parts.vae = _part(AutoencoderKL, "editor.vae", config.vae, parts.vae.config, dtype)
     if config.lora is not None:
         fuse_lora(parts, config.lora, config.lora_scale)
-    controlnet = _part(ControlNetModel, "editor.controlnet", control, _controlnet_settings(parts, control), dtype)
+    controlnets = [
+        _part(ControlNetModel, "editor.controlnet", name, _controlnet_settings(parts, name), dtype) for name in names
+    ]
     try:
-        editor = ControlNetEditor(parts, controlnet, config, device)
+        editor = ControlNetEditor(parts, controlnets, config, device)
         _try(editor)
     except UserError:
         raise
     except Exception as error:  # what settings of a part ask for may show only where it is used
-        raise UserError(cannot_load("editor.model", model, f"parts that work with {control}", error)) from error
+        raise UserError(
+            cannot_load("editor.model", model, f"parts that work with {' and '.join(names)}", error)
+        ) from error
     return editor
 
 
@@ -127,7 +135,8 @@ def _try(editor: ControlNetEditor) -> None:
     """Let every part compute once, on a small image."""
     image = torch.zeros(1, 3, 2 * editor.stride, 2 * editor.stride)
     prompt = editor.prompts.encode("a trial")
-    editor.decode(editor.invert_step(editor.encode(image), editor.num_steps - 1, prompt, image))
+    controls = image.repeat(1, len(editor.controlnet.nets), 1, 1)
+    editor.decode(editor.invert_step(editor.encode(image), editor.num_steps - 1, prompt, controls))
 
 
 def _load(cls: Any, option: str, name: str, **kwargs: Any) -> Any:

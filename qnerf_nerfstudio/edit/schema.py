@@ -2,7 +2,16 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    field_validator,
+    model_validator,
+)
 
 from qnerf_nerfstudio.common.wording import did_you_mean, quoted
 from qnerf_nerfstudio.edit.openpose import OPENPOSE_BONES, OPENPOSE_JOINTS, openpose_name
@@ -43,12 +52,39 @@ def _at_most(limit: int) -> BeforeValidator:
 Coordinate = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
 Point = tuple[Coordinate, Coordinate, Coordinate]
 Length = Annotated[float, Field(ge=SMALLEST, le=LARGEST, allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
 Prompt = Annotated[str, Field(max_length=MAX_PROMPT)]
 Joint = Annotated[str, Field(max_length=LONGEST_NAME)]
 Joints = Annotated[dict[Joint, Point], Field(min_length=1), _at_most(MAX_JOINTS)]
 RelativePath = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_plain_path)]
 Kind = Literal["openpose", "depth", "normal"]
 """What a control image shows, and so which ControlNets can read it."""
+
+
+def _as_tuple(stated: Any) -> Any:
+    return (stated,) if isinstance(stated, str | float | int) else stated
+
+
+def _each_once(kinds: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(kinds)) < len(kinds):
+        raise ValueError(f"names {' and '.join(kinds)}; name each kind once")
+    return kinds
+
+
+def _plainly(stated: tuple[Any, ...] | None) -> Any:
+    return stated[0] if stated is not None and len(stated) == 1 else stated
+
+
+_ONE_OR_SEVERAL = (
+    BeforeValidator(_as_tuple),
+    AfterValidator(_each_once),
+    PlainSerializer(_plainly),
+    Field(min_length=1, max_length=3),
+)
+SolidKinds = Annotated[tuple[Literal["depth", "normal"], ...], *_ONE_OR_SEVERAL]
+"""What a solid is drawn as: a kind, or a list of several, each for a ControlNet of its own."""
+RigKinds = Annotated[tuple[Kind, ...], *_ONE_OR_SEVERAL]
+"""The same for a rig, whose skeleton can be drawn, too."""
 
 
 class _Strict(BaseModel):
@@ -101,16 +137,16 @@ class JointedControl(_Strict):
             return self.bones
         return tuple(bone for bone in OPENPOSE_BONES if bone[0] in self.source and bone[1] in self.source)
 
+    @property
+    def is_openpose(self) -> bool:
+        """Whether it can be drawn as OpenPose's figure, in the colours that ControlNets read."""
+        return set(self.source) <= set(OPENPOSE_JOINTS) and set(self.all_bones) <= set(OPENPOSE_BONES)
+
 
 class SkeletonControl(JointedControl):
     """A skeleton, drawn as one."""
 
     type: Literal["skeleton"]
-
-    @property
-    def is_openpose(self) -> bool:
-        """Whether it is drawn as OpenPose's figure, in the colours that ControlNets read."""
-        return set(self.source) <= set(OPENPOSE_JOINTS) and set(self.all_bones) <= set(OPENPOSE_BONES)
 
 
 class RigControl(JointedControl):
@@ -119,8 +155,14 @@ class RigControl(JointedControl):
     type: Literal["rig"]
     mesh: RelativePath
     """Mesh file in the source pose and in the coordinates of transforms.json, relative to edit.json."""
-    draw: Literal["depth", "normal"] = "depth"
+    draw: RigKinds = ("depth",)
     """What its control images show."""
+
+    @model_validator(mode="after")
+    def _drawn_by_names(self) -> "RigControl":
+        if "openpose" in self.draw and not self.is_openpose:
+            raise ValueError('"draw" names openpose, but joints or bones are none of OpenPose\'s; draw depth or normal')
+        return self
 
 
 def _renamed(key: str, joints: dict[Any, Any]) -> dict[Any, Any]:
@@ -202,7 +244,7 @@ class MeshControl(_Strict):
     """The mesh in the captured scene."""
     target: MeshPlacement
     """The mesh in the edited scene; the same file elsewhere, or another one."""
-    draw: Literal["depth", "normal"] = "depth"
+    draw: SolidKinds = ("depth",)
     """What its control images show."""
 
 
@@ -214,7 +256,7 @@ class BoxControl(_Strict):
     """The box in the captured scene."""
     target: BoxPlacement
     """The box in the edited scene."""
-    draw: Literal["depth", "normal"] = "depth"
+    draw: SolidKinds = ("depth",)
     """What its control images show."""
 
 
@@ -231,7 +273,7 @@ class PartsControl(_Strict):
 
     @model_validator(mode="after")
     def _one_kind(self) -> "PartsControl":
-        kinds = ["openpose" if isinstance(part, SkeletonControl) else part.draw for part in self.parts]
+        kinds = ["openpose" if isinstance(part, SkeletonControl) else " and ".join(part.draw) for part in self.parts]
         for index, kind in enumerate(kinds):
             if kind != kinds[0]:
                 raise ValueError(
@@ -289,8 +331,10 @@ class Settings(_Strict):
 
     guidance_scale: Annotated[float, Field(ge=1, le=100, allow_inf_nan=False)] | None = None
     """Classifier-free guidance scale, --pipeline.editor.guidance-scale."""
-    controlnet_scale: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] | None = None
-    """Weight of the ControlNet, --pipeline.editor.controlnet-scale."""
+    controlnet_scale: (
+        Annotated[tuple[Weight, ...], BeforeValidator(_as_tuple), PlainSerializer(_plainly), Field(min_length=1)] | None
+    ) = None
+    """Weight of the ControlNet, or a list with one for each, --pipeline.editor.controlnet-scale."""
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
     """Seed of what a run draws at random, --machine.seed."""
 
@@ -336,13 +380,13 @@ def _parts(control: Control) -> tuple[JointedControl | MeshControl | BoxControl 
     return control.parts if isinstance(control, PartsControl) else (control,)
 
 
-def control_kind(control: Control) -> Kind | None:
+def control_kinds(control: Control) -> tuple[Kind, ...] | None:
     """What the images of a control show; None where the user did not say, or a skeleton is not OpenPose's."""
     if isinstance(control, SkeletonControl):
-        return "openpose" if control.is_openpose else None
+        return ("openpose",) if control.is_openpose else None
     if isinstance(control, ImagesControl):
-        return control.kind
+        return None if control.kind is None else (control.kind,)
     if isinstance(control, PartsControl):
-        kinds: set[Kind | None] = {control_kind(part) for part in control.parts}
+        kinds = {control_kinds(part) for part in control.parts}
         return kinds.pop() if len(kinds) == 1 else None
     return control.draw

@@ -16,7 +16,7 @@ from qnerf_nerfstudio.capture.cameras import Views, focus_of
 from qnerf_nerfstudio.capture.capture import read_capture
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.common.images import to_bytes
-from qnerf_nerfstudio.controls.draw import control_images
+from qnerf_nerfstudio.controls.draw import control_images, overlaid
 from qnerf_nerfstudio.controls.projection import project_edit
 from qnerf_nerfstudio.controls.rigged import rigged_mesh
 from qnerf_nerfstudio.controls.skeleton import skeleton_colours
@@ -55,7 +55,7 @@ class Photos:
         except UserError:
             # The control need not be in this photo.
             return photo
-        control = (drawn[side == "target"][0].movedim(0, -1) * 255).numpy()
+        control = (overlaid(drawn[side == "target"])[0].movedim(0, -1) * 255).numpy()
         shown = control.max(axis=-1, keepdims=True) > 0
         return np.where(shown, 0.35 * photo + 0.65 * control, photo).astype(np.uint8)
 

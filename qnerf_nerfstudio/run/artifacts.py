@@ -110,10 +110,10 @@ class EditArtifacts:
         """Folder of the control images; kind is "source" or "target"."""
         return self.root / "controls" / kind
 
-    def write_controls(self, kind: str, photos: list[Path], images: Float[Tensor, "V 3 H W"]) -> None:
-        """Write the control images of all photos; kind is "source" or "target"."""
+    def write_controls(self, kind: str, photos: list[Path], images: Float[Tensor, "V C H W"]) -> None:
+        """Write the control images of all photos, several of a view beside each other; kind is "source" or "target"."""
         for photo, image in zip(photos, images, strict=True):
-            write_png(self.view(self.controls(kind), photo), image)
+            write_png(self.view(self.controls(kind), photo), torch.cat(image.split(3), dim=-1))
 
     def latents(self, trajectory: str, index: int, chunk: int) -> TensorFile:
         """The latents ("latents") of a chunk of views at a timestep index of a trajectory."""

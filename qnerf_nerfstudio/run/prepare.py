@@ -20,7 +20,7 @@ from qnerf_nerfstudio.controls.projection import ProjectedEdit, project_edit
 from qnerf_nerfstudio.deformation.motion import Motion, stated_motion
 from qnerf_nerfstudio.diffusion.config import EditorConfig
 from qnerf_nerfstudio.diffusion.memory import check_memory
-from qnerf_nerfstudio.edit.schema import Edit, control_kind
+from qnerf_nerfstudio.edit.schema import Edit, control_kinds
 from qnerf_nerfstudio.run.artifacts import EditArtifacts
 from qnerf_nerfstudio.run.fingerprint import contents
 from qnerf_nerfstudio.run.manifest import Attempt, Manifest, read_manifest, refuse_other
@@ -228,7 +228,7 @@ def _carried_size(size: tuple[int, int], resolution: int) -> tuple[int, int]:
 def _load_editor(config: EditorConfig, device: torch.device, edit: Edit) -> "ControlNetEditor":
     from qnerf_nerfstudio.diffusion.loading import load_editor  # noqa: PLC0415 - diffusers, out of ns-* start-up
 
-    return load_editor(config, device, control_kind(edit.control))
+    return load_editor(config, device, control_kinds(edit.control))
 
 
 def _go_on(plan: Plan, manifest: Manifest, begun: Manifest, artifacts: EditArtifacts) -> tuple[Plan, Manifest]:

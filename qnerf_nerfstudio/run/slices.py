@@ -39,9 +39,9 @@ class SliceRunner:
     """Encoded prompts."""
     carried_prompt: TextStates
     """Encoded prompt that describes carried views: the edit's target prompt, whatever further attempts ask for."""
-    source_controls: Float[Tensor, "V 3 H W"]
+    source_controls: Float[Tensor, "V K H W"]
     """Control images of the captured scene."""
-    target_controls: Float[Tensor, "V 3 H W"]
+    target_controls: Float[Tensor, "V K H W"]
     """Control images of the edited scene."""
     names: list[str]
     """File name of every view's photo."""

@@ -42,5 +42,9 @@ def take_stated_settings(config: TrainerConfig) -> None:
     if "seed" in taken:
         seed_everything(taken["seed"])
     if taken:
-        words = ", ".join(f"{name} {value}" for name, value in taken.items())
+        words = ", ".join(f"{name} {_shown(value)}" for name, value in taken.items())
         CONSOLE.print(f"Settings of {path}: {words}.", soft_wrap=True, markup=False)
+
+
+def _shown(value: object) -> str:
+    return " and ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -6,12 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import real_models
 import torch
 from baselines import Scene, attend, invert, sample
 from features import kernel_distance
 from fields import Judge, split_capture
+from helpers.captures import small_capture
+from helpers.commands import SHORT
+from helpers.models import save_tiny_set
 from hidden import hidden_pixels
 from leverage import Leverage
+from PIL import Image
 from recipes import read_views
 from settings import WRONG_EVERY, Setting, field_settings, views_of, write_scene
 from table import write_table
@@ -151,3 +156,24 @@ def test_table_takes_means_over_the_seeds_that_are_done(tmp_path: Path) -> None:
     lines = write_table(tmp_path, "a machine").splitlines()
     assert lines[2:] == ["| b | 1 | 17.000 |", "| a | 2 | 15.000 |", "", "a machine"]
     assert (tmp_path / "novel.png").exists()
+
+
+def test_real_models_are_shown_and_measured(tmp_path: Path) -> None:
+    capture, editor = small_capture(tmp_path, num_views=10), save_tiny_set(tmp_path)
+    config = real_models.Benchmark(
+        data=capture,
+        method="qnerf-edit-tiny",
+        model=str(editor),
+        controlnet=(str(editor / "controlnet"),),
+        views=2,
+        out=tmp_path / "out",
+        options=tuple(SHORT),
+    )
+    real_models.main(config)
+    assert Image.open(tmp_path / "out/sheet.png").width > 100
+    table = (tmp_path / "out/table.md").read_text()
+    for figure in ("editing, min", "peak memory, GiB", "held-out edited views, PSNR", "queries explained by the field"):
+        (line,) = (line for line in table.splitlines() if line.startswith(f"| {figure} |"))
+        assert float(line.split("|")[2]) >= -1e3
+    # Views that are edited one by one have no queries in a field.
+    assert line.split("|")[3].strip() == "-"

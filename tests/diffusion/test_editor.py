@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DDIMInverseScheduler, StableDiffusionControlNetPipeline
-from helpers.models import make_editor, random_parts
+from helpers.models import DEFAULTS, make_editor, models_of, random_parts
 
 from qnerf_nerfstudio.diffusion.attention import AttentionState
 from qnerf_nerfstudio.diffusion.conditions import QueryTargets, SourceBranch
+from qnerf_nerfstudio.diffusion.config import EditorConfig
 from qnerf_nerfstudio.diffusion.editor import ControlNetEditor
 from qnerf_nerfstudio.diffusion.queries import CodecFit
 from qnerf_nerfstudio.diffusion.text import Prompts
@@ -30,7 +31,7 @@ def prompts(editor: ControlNetEditor) -> Prompts:
 @pytest.mark.parametrize("guidance_scale", [1.0, 4.0])
 @torch.no_grad()
 def test_sampling_equals_the_diffusers_pipeline(tmp_path: Path, prediction_type: str, guidance_scale: float) -> None:
-    editor = make_editor(tmp_path, prediction_type, guidance_scale=guidance_scale, controlnet_scale=0.7)
+    editor = make_editor(tmp_path, prediction_type, guidance_scale=guidance_scale, controlnet_scale=(0.7,))
     latents, controls = inputs(1)
     ours = latents
     for step in range(editor.num_steps):
@@ -49,6 +50,35 @@ def test_sampling_equals_the_diffusers_pipeline(tmp_path: Path, prediction_type:
         num_inference_steps=editor.num_steps,
         guidance_scale=guidance_scale,
         controlnet_conditioning_scale=0.7,
+        latents=latents,
+        output_type="latent",
+    ).images
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_several_controlnets_are_what_the_diffusers_pipeline_makes_of_them(tmp_path: Path) -> None:
+    parts, other = random_parts(tmp_path), random_parts(tmp_path)["controlnet"]
+    for parameter in other.parameters():
+        parameter.data.mul_(1.3)
+    both = [parts["controlnet"], other]
+    config = EditorConfig(**{**DEFAULTS, "guidance_scale": 4.0, "controlnet_scale": (0.7, 0.4)})
+    editor = ControlNetEditor(models_of(parts), both, config, "cpu")
+    latents, controls = inputs(1)
+    second = inputs(1, seed=8)[1]
+    ours = latents
+    for step in range(editor.num_steps):
+        ours = editor.denoise_step(ours, step, prompts(editor), torch.cat([controls, second], dim=1))
+    unneeded = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    pipeline = StableDiffusionControlNetPipeline(**{**random_parts(tmp_path), "controlnet": both}, **unneeded)
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(
+        "a blue shirt",
+        image=[controls, second],
+        negative_prompt="grey",
+        num_inference_steps=editor.num_steps,
+        guidance_scale=4.0,
+        controlnet_conditioning_scale=[0.7, 0.4],
         latents=latents,
         output_type="latent",
     ).images

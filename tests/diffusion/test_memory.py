@@ -17,7 +17,7 @@ MIB = 2**20
 
 @pytest.fixture(scope="module")
 def editor() -> Any:
-    return load_editor(EditorConfig(BUNDLED, dtype="float32", resolution=256, guidance_scale=1.0), "cpu", "openpose")
+    return load_editor(EditorConfig(BUNDLED, dtype="float32", resolution=256, guidance_scale=1.0), "cpu", ["openpose"])
 
 
 def test_memory_that_was_measured_to_suffice_is_never_refused(editor: Any) -> None:

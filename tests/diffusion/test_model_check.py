@@ -86,7 +86,7 @@ def test_a_variant_is_taken_where_a_part_has_it(tiny: Path, tmp_path: Path) -> N
     weights = folder / "unet/diffusion_pytorch_model.safetensors"
     weights.rename(folder / "unet/diffusion_pytorch_model.fp16.safetensors")
     config = EditorConfig(
-        model=str(folder), controlnet=str(folder / "controlnet"), variant="fp16", dtype="float32", num_steps=4
+        model=str(folder), controlnet=(str(folder / "controlnet"),), variant="fp16", dtype="float32", num_steps=4
     )
     assert load_editor(config, "cpu").num_steps == 4
     with pytest.raises(UserError, match=r"has no plain weights.*--pipeline\.editor\.variant fp16"):

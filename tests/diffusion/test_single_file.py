@@ -37,6 +37,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def config(**settings: Any) -> EditorConfig:
     named = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
+    named["controlnet"] = (named["controlnet"],)
     return EditorConfig(**{**DEFAULTS, "guidance_scale": 3.0, **named})
 
 

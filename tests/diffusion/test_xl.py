@@ -1,6 +1,9 @@
 """Stable Diffusion XL, against diffusers' own pipeline and schedulers."""
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from qnerf_nerfstudio.diffusion.attention import decoder_self_attention, query_l
 from qnerf_nerfstudio.diffusion.conditions import QueryTargets, SourceBranch
 from qnerf_nerfstudio.diffusion.memory import estimate_bytes
 from qnerf_nerfstudio.diffusion.queries import CodecFit
+from qnerf_nerfstudio.methods import qnerf_edit_xl
 
 SDXL = {
     "addition_embed_type": "text_time",
@@ -38,7 +42,7 @@ def inputs(views: int = 2, seed: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize(("guidance_scale", "negative"), [(1.0, ""), (4.0, "grey"), (4.0, "")])
 @torch.no_grad()
 def test_sampling_equals_the_diffusers_pipeline(tmp_path: Path, guidance_scale: float, negative: str) -> None:
-    editor = make_xl_editor(tmp_path, True, guidance_scale=guidance_scale, controlnet_scale=0.7)
+    editor = make_xl_editor(tmp_path, True, guidance_scale=guidance_scale, controlnet_scale=(0.7,))
     prompts = editor.encode_prompts("a red shirt", "a blue shirt", negative)
     latents, controls = inputs(1)
     ours = latents
@@ -141,3 +145,21 @@ def test_the_estimate_of_memory_follows_the_transformer_blocks(tmp_path: Path) -
     assert distance.requires_grad
     measured = sum(storage.nbytes() for storage in kept.values())
     assert 0.8 * measured < estimate_bytes(editor, 1, (128, 128)) < 1.3 * measured
+
+
+def test_one_view_of_1024_pixels_fits_a_card_of_24_gib() -> None:
+    vae = SimpleNamespace(dtype=torch.float32, config=SimpleNamespace(block_out_channels=(128, 256, 512, 512)))
+    settings = replace(qnerf_edit_xl.config.pipeline.editor)  # pyright: ignore[reportAttributeAccessIssue]
+    like: Any = SimpleNamespace(
+        config=settings,
+        unet=SimpleNamespace(config=SimpleNamespace(**SDXL)),
+        vae=vae,
+        latent_stride=8,
+        dtype=torch.float16,
+    )
+    gib, weights = 2**30, 8.9
+    estimate = estimate_bytes(like, qnerf_edit_xl.config.pipeline.chunk, (1024, 1024)) / gib  # pyright: ignore[reportAttributeAccessIssue]
+    assert estimate == pytest.approx(5.9, abs=0.1)
+    assert weights + estimate < 0.9 * 24
+    like.config = replace(settings, checkpointing=True)
+    assert estimate_bytes(like, 1, (1024, 1024)) / gib == pytest.approx(2.0, abs=0.3)

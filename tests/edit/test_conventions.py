@@ -9,7 +9,7 @@ import pytest
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.edit.openpose import OPENPOSE_JOINTS, openpose_name
 from qnerf_nerfstudio.edit.reading import load_edit
-from qnerf_nerfstudio.edit.schema import SkeletonControl, control_kind
+from qnerf_nerfstudio.edit.schema import SkeletonControl, control_kinds
 
 BODY_25 = (
     *("Nose", "Neck", "RShoulder", "RElbow", "RWrist", "LShoulder", "LElbow", "LWrist", "MidHip", "RHip", "RKnee"),
@@ -38,7 +38,7 @@ def test_body_25_is_openpose_without_its_further_joints(tmp_path: Path, capsys: 
     control = load(tmp_path, BODY_25)
     assert set(control.source) == set(OPENPOSE_JOINTS) and len(control.all_bones) == 17
     assert control.source["l_wrist"] == (7, 49 / 9, 1)
-    assert control_kind(control) == "openpose"
+    assert control_kinds(control) == ("openpose",)
     said = capsys.readouterr().out.replace("\n", " ")
     assert '"MidHip"' in said and '"RHeel"' in said and "left out" in said
 
@@ -71,5 +71,5 @@ def test_names_that_no_convention_knows_are_refused(tmp_path: Path) -> None:
 def test_a_skeleton_with_bones_of_its_own_keeps_its_names_and_is_not_called_openpose(tmp_path: Path) -> None:
     control = load(tmp_path, ("left_hip", "tail"), bones=[["left_hip", "tail"]])
     assert set(control.source) == {"left_hip", "tail"}
-    assert control_kind(control) is None
-    assert control_kind(load(tmp_path, ("neck", "nose"), bones=[["neck", "nose"]])) == "openpose"
+    assert control_kinds(control) is None
+    assert control_kinds(load(tmp_path, ("neck", "nose"), bones=[["neck", "nose"]])) == ("openpose",)

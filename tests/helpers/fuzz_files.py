@@ -238,9 +238,9 @@ class Models(Fuzzer):
     def read(self) -> None:
         """The editor, loaded as a run does."""
         config = EditorConfig(
-            model=str(self.model), controlnet=str(self.model / "controlnet"), num_steps=4, dtype="float32"
+            model=str(self.model), controlnet=(str(self.model / "controlnet"),), num_steps=4, dtype="float32"
         )
-        editor = load_editor(config, "cpu", "openpose")
+        editor = load_editor(config, "cpu", ["openpose"])
         editor.prompts.encode("a figure")
 
 

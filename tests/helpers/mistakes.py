@@ -39,7 +39,7 @@ class Case:
         if not folder.exists():
             shutil.copytree(self.editor, folder)
             editor = self.config.pipeline.editor
-            editor.model, editor.controlnet = str(folder), str(folder / "controlnet")
+            editor.model, editor.controlnet = str(folder), (str(folder / "controlnet"),)
         return folder
 
 

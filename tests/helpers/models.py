@@ -56,15 +56,18 @@ def fill_zero_convolutions(controlnet: nn.Module) -> None:
 def random_parts(folder: Path, prediction_type: str = "epsilon") -> dict:
     """Untrained models; every weight random, ControlNet's zero convolutions too, so that nothing cancels out."""
     torch.manual_seed(0)
+    # Stable Diffusion 2.x predicts v, has linear projections, and heads by level.
+    second = prediction_type == "v_prediction"
     unet = UNet2DConditionModel(
         sample_size=8,
+        use_linear_projection=second,
+        attention_head_dim=(2, 4) if second else 2,
         in_channels=4,
         out_channels=4,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         block_out_channels=(16, 32),
         layers_per_block=1,
-        attention_head_dim=2,
         cross_attention_dim=96,
         norm_num_groups=4,
     )
@@ -162,11 +165,11 @@ def make_editor(folder: Path, prediction_type: str = "epsilon", **settings) -> C
     """An editor of random parts, float32 on the CPU."""
     config = EditorConfig(**{**DEFAULTS, **settings})
     parts = random_parts(folder, prediction_type)
-    return ControlNetEditor(models_of(parts), parts["controlnet"], config, "cpu")
+    return ControlNetEditor(models_of(parts), [parts["controlnet"]], config, "cpu")
 
 
 def make_xl_editor(folder: Path, zeros_for_empty: bool = False, **settings) -> ControlNetEditor:
     """The same of Stable Diffusion XL's architecture."""
     config = EditorConfig(**{**DEFAULTS, **settings})
     parts = random_xl_parts(folder)
-    return ControlNetEditor(models_of(parts, zeros_for_empty), parts["controlnet"], config, "cpu")
+    return ControlNetEditor(models_of(parts, zeros_for_empty), [parts["controlnet"]], config, "cpu")

@@ -94,7 +94,7 @@ MODELS: Mistakes = {
         ("--pipeline.editor.model: cannot load unet", "neither a local folder nor reached on the hub", "check the id"),
     ),
     "controlnet-unreachable": (
-        knob("pipeline.editor.controlnet", "nobody/nothing"),
+        knob("pipeline.editor.controlnet", ("nobody/nothing",)),
         ("--pipeline.editor.controlnet: cannot load", "nobody/nothing", "check the id"),
     ),
     "parts-missing": (

@@ -37,7 +37,7 @@ def test_options_reach_the_run(capture: Path, tiny_editor: Path, tmp_path: Path)
     run = train(capture, tmp_path, tiny_editor, "--pipeline.edit", tmp_path / "edits/edit.json", *stated)
     manifest = json.loads((run / "edit/manifest.json").read_text())
     for name, value in OPTIONS.items():
-        assert manifest["settings"][f"--{name}"] == value
+        assert manifest["settings"][f"--{name}"].strip("(,)") == value
     # Ten views in chunks of three, one interval that starts within a fifth of six timesteps.
     assert len(list((run / "edit/latents/source").glob("0000-*"))) == 4
     (interval,) = (run / "edit/previews").iterdir()

@@ -71,5 +71,5 @@ def test_settings_of_an_edit_count_where_the_command_line_says_nothing(
     manifest = json.loads((tmp_path / RUN / "edit/manifest.json").read_text())
     found = manifest["settings"]
     assert found["--pipeline.editor.guidance-scale"] == "2.5" and found["--machine.seed"] == "7"
-    assert found["--pipeline.editor.controlnet-scale"] == "0.4"
+    assert found["--pipeline.editor.controlnet-scale"] == "(0.4,)"
     assert manifest["attempts"][0]["guidance_scale"] == 2.5

@@ -64,7 +64,13 @@ def test_the_drawn_depth_is_that_of_the_field(rigged: Path) -> None:
 
 
 def test_both_poses_are_drawn_and_an_edit_by_a_rig_runs(rigged: Path, tiny_editor: Path, tmp_path: Path) -> None:
-    run = train(rigged, tmp_path, tiny_editor)
+    # Its skeleton is OpenPose's, so that two ControlNets can read it at once.
+    edit = json.loads((rigged / "edit.json").read_text())
+    edit["control"]["draw"] = ["openpose", "depth"]
+    (rigged / "both.json").write_text(json.dumps(edit))
+    controlnet = tiny_editor / "controlnet"
+    two = ["--pipeline.editor.controlnet", controlnet, controlnet, "--pipeline.editor.controlnet-scale", "1", "0.5"]
+    run = train(rigged, tmp_path, tiny_editor, "--pipeline.edit", rigged / "both.json", *two)
     found = field_points(rigged, run, 0)
     assert found is not None
     points, colours = found
@@ -75,7 +81,10 @@ def test_both_poses_are_drawn_and_an_edit_by_a_rig_runs(rigged: Path, tiny_edito
     views = capture.dataset_views()
     for side, pose in (("source", source), ("target", target)):
         images = load_images([run / f"edit/controls/{side}/{Path(name).stem}.png" for name in capture.names])
-        drawn = torch.stack(images)[..., 0] > 0
+        posed, drawn = (part.amax(-1) > 0 for part in torch.stack(images).chunk(2, dim=2))
+        # Bones lie inside of the mesh.
+        assert 0.05 < float((posed & drawn).sum() / drawn.sum()) < 0.9
+        assert float((posed & drawn).sum() / posed.sum()) > 0.7
         true = raycast(views.resized((64, 64)), [capsule_mesh(body, pose)]).depth.isfinite()
         assert float((drawn & true).sum() / (drawn | true).sum()) > 0.75, side
 

@@ -25,7 +25,7 @@ def load_trained(folder: Path, device: str) -> ControlNetEditor:
     """The editor in `folder`, set as qnerf-edit-tiny sets it, for images of the size that it was trained on."""
     pipeline = qnerf_edit_tiny.config.pipeline
     assert isinstance(pipeline, QNerfPipelineConfig)
-    editor = load_editor(replace(pipeline.editor, model=str(folder), controlnet=str(folder / "controlnet")), device)
+    editor = load_editor(replace(pipeline.editor, model=str(folder), controlnet=(str(folder / "controlnet"),)), device)
     editor.config.resolution = trained_size(editor)
     return editor
 
