@@ -144,6 +144,28 @@ class Report:
 
 
 @dataclass
+class Clean:
+    """Remove latents and queries of finished runs, which they need no more; images, fields and reports stay."""
+
+    run_folders: tyro.conf.Positional[tuple[Path, ...]]
+    """The runs' folders, those with config.yml."""
+
+    def run(self, console: Console) -> None:
+        """Clean the runs, all or none."""
+        from qnerf_nerfstudio.run.artifacts import EditArtifacts  # noqa: PLC0415 - torch
+        from qnerf_nerfstudio.run.manifest import read_manifest  # noqa: PLC0415 - pydantic
+
+        runs = [EditArtifacts(folder / "edit") for folder in self.run_folders]
+        for run in runs:
+            if not run.manifest.exists():
+                raise UserError(f"{run.root.parent} is no run of qnerf-edit: it has no edit/manifest.json")
+            if not read_manifest(run.manifest).finished:
+                raise UserError(f"{run.root.parent} is not finished, and needs all of its files to go on")
+        for run in runs:
+            console.print(f"{run.root.parent}: {run.discard_work() / 2**20:.0f} MiB freed", soft_wrap=True)
+
+
+@dataclass
 class Doctor:
     """Check versions, methods, device, optional packages and model folders, and say what to do."""
 
@@ -159,7 +181,8 @@ class Doctor:
 
 
 Command = (
-    Annotated[Demo, tyro.conf.subcommand("demo")]
+    Annotated[Clean, tyro.conf.subcommand("clean")]
+    | Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     | Annotated[Pose, tyro.conf.subcommand("pose")]
     | Annotated[Preview, tyro.conf.subcommand("preview")]

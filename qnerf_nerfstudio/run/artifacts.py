@@ -153,6 +153,22 @@ class EditArtifacts:
             extracted, rendered = (sorted(folder.glob(f"{kind}-*.safetensors")) for kind in ("codes", "rendered"))
             yield int(folder.name), extracted, rendered
 
+    def discard_work(self) -> int:
+        """Remove what a finished run needs no more: latents, queries, and carried views at the editor's resolution.
+
+        Returns:
+            Bytes that were freed.
+        """
+        folders = [self.root / "latents", self.root / "queries"]
+        files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+        files += self.carried_views.glob("*.safetensors")
+        freed = sum(path.stat().st_size for path in files)
+        for path in files:
+            path.unlink()
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+        return freed
+
     def save_progress(self, seconds: dict[str, float], losses: list[dict[str, float]]) -> None:
         """Write the seconds of each stage and the points of the loss curves."""
         write_json(self.root / "seconds.json", dict(seconds))

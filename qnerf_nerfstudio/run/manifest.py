@@ -49,6 +49,8 @@ class Manifest(BaseModel):
     """Changes of the plan, in their order."""
     attempts: Annotated[tuple[Attempt, ...], Field(min_length=1)]
     """What each attempt is sampled with."""
+    finished: bool = False
+    """Whether the run is at its end."""
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -29,6 +29,7 @@ from qnerf_nerfstudio.run.settings import RunSettings
 
 if TYPE_CHECKING:  # diffusers stays out of ns-* start-up
     from qnerf_nerfstudio.diffusion.editor import ControlNetEditor
+    from qnerf_nerfstudio.run.costs import Costs
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class PreparedRun:
     """What the run is of, with its revisions and attempts so far."""
     artifacts: EditArtifacts
     """The run's edit/ folder."""
+    costs: "Costs | None"
+    """What its diffusion will cost; None where it has none."""
     load_editor: Callable[[], "ControlNetEditor"]
     """Loads the diffusion models again, for another attempt after they were freed."""
     editor: "ControlNetEditor | None"
@@ -130,13 +133,7 @@ def prepare(
     editor, size, code_width = None, _carried_size(views.size, settings.editor.resolution), query_width
     if settings.editing == "diffusion":
         editor = _loaded(load, edit)
-        size, layers = editor.image_size(*views.size), len(editor.layer_names)
-        if query_width < layers:
-            raise UserError(
-                f"--pipeline.model.query-width is {query_width}; the editor has {layers} query layers, expected at "
-                f"least one code channel for each"
-            )
-        code_width = query_width // layers
+        size, code_width = editor.image_size(*views.size), _code_width(query_width, len(editor.layer_names))
         check_memory(editor, draft.config.chunk, size, guided=settings.consolidation != "none")
     placed = (views, capture.names, capture.num_train, capture.to_scene)
     projected = project_edit(edit, folder, *placed, size, scene_box, settings.region, settings.lift_controls)
@@ -159,6 +156,7 @@ def prepare(
         plan=plan,
         manifest=manifest,
         artifacts=artifacts,
+        costs=None if editor is None else _costs(editor, plan, size, views.size, code_width, settings, artifacts),
         load_editor=load,
         editor=editor,
     )
@@ -229,6 +227,33 @@ def _load_editor(config: EditorConfig, device: torch.device, edit: Edit) -> "Con
     from qnerf_nerfstudio.diffusion.loading import load_editor  # noqa: PLC0415 - diffusers, out of ns-* start-up
 
     return load_editor(config, device, control_kinds(edit.control))
+
+
+def _code_width(query_width: int, layers: int) -> int:
+    """Code channels of each query layer."""
+    if query_width < layers:
+        raise UserError(
+            f"--pipeline.model.query-width is {query_width}; the editor has {layers} query layers, expected at "
+            f"least one code channel for each"
+        )
+    return query_width // layers
+
+
+def _costs(
+    editor: "ControlNetEditor",
+    plan: Plan,
+    size: tuple[int, int],
+    photo_size: tuple[int, int],
+    code_width: int,
+    settings: RunSettings,
+    artifacts: EditArtifacts,
+) -> "Costs":
+    """What a run will cost; a disk that is too small is refused."""
+    from qnerf_nerfstudio.run.costs import check_disk, estimate  # noqa: PLC0415 - diffusers, out of ns-* start-up
+
+    costs = estimate(editor, plan, size, photo_size, code_width, guided=settings.consolidation != "none")
+    check_disk(artifacts.root, costs.disk)
+    return costs
 
 
 def _go_on(plan: Plan, manifest: Manifest, begun: Manifest, artifacts: EditArtifacts) -> tuple[Plan, Manifest]:

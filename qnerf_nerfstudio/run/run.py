@@ -237,7 +237,11 @@ class EditRun:
         )
         return self._slices
 
-    def _write_manifest(self) -> None:
-        changes = {"revisions": self.plan.revisions, "attempts": tuple(self.attempts)}
+    def finish(self) -> None:
+        """Note that the run needs what it kept for going on no more."""
+        self._write_manifest(finished=True)
+
+    def _write_manifest(self, finished: bool = False) -> None:
+        changes = {"revisions": self.plan.revisions, "attempts": tuple(self.attempts), "finished": finished}
         manifest = self.prepared.manifest.model_copy(update=changes)
         write_json(self.artifacts.manifest, manifest.model_dump(mode="json"))

@@ -168,6 +168,8 @@ class QNerfPipeline(VanillaPipeline):
         self.editing.connect(trainer, prepared.artifacts, photos, self._choose_scene)
         if comms.is_main_process():
             CONSOLE.print(str(prepared), soft_wrap=True, markup=False)
+            if prepared.costs is not None:
+                CONSOLE.print(str(prepared.costs), soft_wrap=True, markup=False)
             CONSOLE.print(f"If it stops, go on with: {resume_command(trainer.config)}", soft_wrap=True, markup=False)
 
     def _set_length(self, trainer: QNerfTrainer, prepared: PreparedRun) -> None:
@@ -311,6 +313,7 @@ class QNerfPipeline(VanillaPipeline):
         self._progress.finish()
         self._progress.save(run.artifacts)
         run.write_sparse_points()
+        run.finish()
         write_report(trainer.base_dir)
         self.editing.say("**Finished.** The final NeRF is what you see.")
         CONSOLE.print(finished_panel(trainer.base_dir, run.artifacts, self._progress.seconds))

@@ -5,7 +5,9 @@ Tests that start ns-train are in this room, since studio/ is where nerfstudio en
 
 import ctypes.util
 import json
+import re
 import shlex
+import shutil
 import signal
 from pathlib import Path
 
@@ -23,9 +25,13 @@ from rich.console import Console
 
 from qnerf_nerfstudio.common.images import write_png
 from qnerf_nerfstudio.diffusion.bundled import BUNDLED_FOLDER
+from qnerf_nerfstudio.diffusion.config import EditorConfig
+from qnerf_nerfstudio.diffusion.loading import load_editor
 from qnerf_nerfstudio.methods import qnerf_edit_tiny
 from qnerf_nerfstudio.pages.report import query_errors
 from qnerf_nerfstudio.run.artifacts import EditArtifacts
+from qnerf_nerfstudio.run.costs import disk_bytes
+from qnerf_nerfstudio.run.plan import Plan, PlanConfig
 from qnerf_nerfstudio.studio.plain import train_plain
 from qnerf_nerfstudio.toy.demo import environment_with_ffmpeg
 from qnerf_nerfstudio.toy.truth import load_truth, render_views, score_run
@@ -34,6 +40,10 @@ needs_open3d = pytest.mark.skipif(
     ctypes.util.find_library("usb-1.0") is None,
     reason="Open3D, which ns-export and 3D points need, has no libusb-1.0 (Debian: apt-get install libusb-1.0-0)",
 )
+
+
+FIELD_FILES = ("source_field.safetensors", "heads.safetensors", "codec.safetensors")
+"""Weights in edit/, whose size does not follow from the number of views."""
 
 
 @pytest.fixture(scope="module")
@@ -232,3 +242,26 @@ def test_splatfacto_reads_the_points_of_the_edited_views(run: Path) -> None:
     points, colours = data.metadata["points3D_xyz"], data.metadata["points3D_rgb"]
     assert len(points) == len(colours) > 100
     assert (points.abs() <= 1.01).all()
+
+
+def test_a_finished_run_is_cleaned(random_run: Path, tiny_editor: Path, tmp_path: Path) -> None:
+    def size() -> int:
+        """Bytes of what grows with the views."""
+        kept = (path for path in (run / "edit").rglob("*") if path.is_file() and path.name not in FIELD_FILES)
+        return sum(path.stat().st_size for path in kept)
+
+    run = tmp_path / "run"
+    shutil.copytree(random_run, run)
+    before, manifest = size(), json.loads((run / "edit/manifest.json").read_text())
+    settings = {"num_views": 10, "num_steps": 6, "tau": 2, "chunk": 8, "stop": 0.4}
+    editor = load_editor(EditorConfig(str(tiny_editor), (str(tiny_editor / "controlnet"),), dtype="float32"), "cpu")
+    # At its largest it holds queries that are not coded yet.
+    assert 0.8 * before < disk_bytes(editor, Plan(PlanConfig(**settings)), (64, 64), (64, 64), 12) < 3 * before
+    assert re.search(r"[1-9]\d* MiB freed", command("qnerf", "clean", run))
+    assert not (run / "edit/latents").exists() and not (run / "edit/queries").exists()
+    assert size() < 0.5 * before
+    command("qnerf", "report", run, "--out", tmp_path / "report.html")
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+    (run / "edit/manifest.json").write_text(json.dumps({**manifest, "finished": False}))
+    assert "is not finished, and needs all of its files" in command("qnerf", "clean", run, code=2)
+    assert "has no edit/manifest.json" in command("qnerf", "clean", tmp_path, code=2)
