@@ -1,6 +1,7 @@
 """The house rules that no linter knows; the arrows between the rooms are import-linter's."""
 
 import ast
+import re
 import subprocess
 import sys
 from dataclasses import MISSING, fields
@@ -69,3 +70,18 @@ def test_public_names_are_there() -> None:
         assert all(getattr(qnerf_nerfstudio, name).__name__ == name for name in names)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = qnerf_nerfstudio.nothing
+
+
+def _pages() -> list[Path]:
+    root = PACKAGE.parent
+    return sorted([*root.glob("*.md"), *root.glob("docs/*.md"), *root.glob("benchmarks/*.md")])
+
+
+@pytest.mark.parametrize("page", _pages(), ids=lambda path: path.name)
+def test_links_of_the_manual_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        assert target.startswith(("https://", "http://")) or (page.parent / target).exists(), target
+
+
+def test_the_front_door_is_short() -> None:
+    assert len((PACKAGE.parent / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
