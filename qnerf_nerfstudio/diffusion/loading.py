@@ -52,14 +52,13 @@ def load_editor(
         check_controlnet(model, settings, name)
     if config.vae is not None:
         check_vae(config.vae)
-    if config.lora is not None:
-        check_lora(config.lora, model, settings)
+    lora = None if config.lora is None else check_lora(config.lora, model, settings)
     dtype: torch.dtype = getattr(torch, config.dtype)
     parts = _parts_of_file(config, Path(model)) if Path(model).is_file() else _parts_of_set(config, model, dtype)
     if config.vae is not None:
         parts.vae = _part(AutoencoderKL, "editor.vae", config.vae, parts.vae.config, dtype)
-    if config.lora is not None:
-        fuse_lora(parts, config.lora, config.lora_scale)
+    if lora is not None:
+        fuse_lora(parts, lora, config.lora_scale)
     controlnets = [
         _part(ControlNetModel, "editor.controlnet", name, _controlnet_settings(parts, name), dtype) for name in names
     ]

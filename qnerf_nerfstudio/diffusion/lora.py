@@ -14,7 +14,7 @@ def fuse_lora(models: Models, lora: str, scale: float) -> None:
 
     Args:
         models: The models, which are changed.
-        lora: Hub id, folder or file, in diffusers', PEFT's or Kohya's layout.
+        lora: Hub id or file, in diffusers', PEFT's or Kohya's layout; safetensors only.
         scale: Their weight.
 
     Raises:
@@ -22,7 +22,7 @@ def fuse_lora(models: Models, lora: str, scale: float) -> None:
     """
     pipeline = _pipeline(models)
     try:
-        pipeline.load_lora_weights(lora)
+        pipeline.load_lora_weights(lora, use_safetensors=True)
         changed = pipeline.get_list_adapters()
         pipeline.fuse_lora(lora_scale=scale)
         pipeline.unload_lora_weights()

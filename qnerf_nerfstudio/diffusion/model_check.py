@@ -90,6 +90,11 @@ def _check_settings(config: EditorConfig, option: str, model: str) -> dict[str, 
 def _check_file(config: EditorConfig, path: Path) -> dict[str, Any]:
     """Check a model in a single file, and the settings that it is read with; what is known of its UNet's settings."""
     found = expect("editor.model", path, "model")
+    if found.lacks:
+        raise UserError(
+            f"--pipeline.editor.model: {path} holds a UNet without {found.lacks}; expected a whole model in one file, "
+            f"or a diffusers folder"
+        )
     unet = _settings_of_file(config, found)
     wanted = unet.get("in_channels", 4)
     if found.channels not in (None, wanted):

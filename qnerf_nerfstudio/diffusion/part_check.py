@@ -71,8 +71,11 @@ def check_vae(vae: str) -> None:
         check_weights("editor.vae", Path(vae), CLASSES["vae"], None)
 
 
-def check_lora(lora: str, model: str, unet: dict[str, Any]) -> None:
+def check_lora(lora: str, model: str, unet: dict[str, Any]) -> str:
     """Check local LoRA weights against the settings of a UNet.
+
+    Returns:
+        Their file, or the hub id.
 
     Raises:
         UserError: They are none, unreadable, or made for another model.
@@ -84,8 +87,9 @@ def check_lora(lora: str, model: str, unet: dict[str, Any]) -> None:
             raise UserError(f"--pipeline.editor.lora: {lora} has no .safetensors file; name the file of LoRA weights")
         path = path / LORA if path / LORA in files else files[0]
     if not path.exists():
-        return
+        return lora
     _refuse_other_base("editor.lora", expect("editor.lora", path, "lora"), model, unet)
+    return str(path)
 
 
 def _refuse_other_base(option: str, found: WeightsFile, model: str, unet: dict[str, Any]) -> None:

@@ -20,6 +20,8 @@ EMBEDDING = re.compile(r"controlnet_cond_embedding\.(?:conv_in|blocks\.\d*[13579
 """Convolutions of a ControlNet that change the number of channels of its control images."""
 UNET, CONTROLNET, VAE = "model.diffusion_model.", "control_model.", "first_stage_model."
 """Prefixes of the parts of files in Stable Diffusion's original layout."""
+BESIDE = {"VAE": (VAE,), "text encoder": ("cond_stage_model.", "conditioner.")}
+"""What a whole model holds beside its UNet."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class WeightsFile:
     """Whether it is a UNet or ControlNet of Stable Diffusion XL."""
     channels: int | None
     """Channels that a model's UNet takes; None of anything else."""
+    lacks: str = ""
+    """What a model's file lacks beside its UNet, in words; empty where it is whole."""
     embedding: tuple[int, ...] = ()
     """Channels by which a ControlNet in diffusers' layout reads its control images."""
 
@@ -89,6 +93,9 @@ def read_weights_file(option: str, path: Path) -> WeightsFile:
         text_width=next((shape[1] for shape in readers), None),
         is_xl=any("label_emb." in name or name.startswith("add_embedding.") for name in shapes),
         channels=None if first is None else first[1],
+        lacks=" and ".join(
+            part for part, prefixes in BESIDE.items() if not any(name.startswith(prefixes) for name in shapes)
+        ),
         embedding=tuple(shapes[name][0] for name in sorted(shapes, key=_by_number) if EMBEDDING.match(name)),
     )
 

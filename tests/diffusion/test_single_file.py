@@ -104,6 +104,8 @@ def test_files_that_do_not_fit_are_told(model: dict[str, Any], tmp_path: Path) -
     name = next(name for name in weights if name.startswith("model.diffusion_model.out.2"))
     save_file({key: value for key, value in weights.items() if key != name}, tmp_path / "lacking.safetensors")
     refused(r"lacking.safetensors lacks tensors of its parts", model=tmp_path / "lacking.safetensors")
+    save_file({key: value for key, value in weights.items() if "diffusion_model" in key}, tmp_path / "unet.safetensors")
+    refused(r"holds a UNet without VAE and text encoder; expected a whole model", model=tmp_path / "unet.safetensors")
     name = "model.diffusion_model.input_blocks.0.0.weight"
     save_file({**weights, name: weights[name].repeat(1, 3, 1, 1)[:, :9].contiguous()}, tmp_path / "inpaint.safetensors")
     refused(r"takes 9 channels as inpainting models have, expected 4", model=tmp_path / "inpaint.safetensors")
@@ -176,3 +178,14 @@ def test_doctor_says_what_files_are(model: dict[str, Any], tmp_path: Path) -> No
     assert "LoRA weights" in found[f"model {lora.name}"].detail
     assert found[f"model {model['folder'].name}"].state == "ok"
     assert ("Stable Diffusion XL" in found[f"model {model['folder'].name}"].detail) == (model["kind"] == "xl")
+
+
+def test_pickled_lora_is_never_loaded(model: dict[str, Any], tmp_path: Path) -> None:
+    common = {"model": model["folder"], "controlnet": model["controlnet"]}
+    torch.save({"unet.x.lora_A.weight": torch.zeros(1)}, tmp_path / "pytorch_lora_weights.bin")
+    for path, words in (
+        (tmp_path, "has no .safetensors file"),
+        (tmp_path / "pytorch_lora_weights.bin", "is no .safetens"),
+    ):
+        with pytest.raises(UserError, match=words):
+            load_editor(config(**common, lora=path), "cpu")
