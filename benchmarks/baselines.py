@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from qnerf_nerfstudio.diffusion.attention import AttentionState, attend, decoder_self_attention
 from qnerf_nerfstudio.diffusion.conditions import SourceBranch
 from qnerf_nerfstudio.diffusion.editor import ControlNetEditor
-from qnerf_nerfstudio.diffusion.text import Prompts
+from qnerf_nerfstudio.diffusion.text import Prompts, TextStates
 
 OWN_SHARE = 0.6
 """GaussCtrl's weight of a view's own attention; the mean over the reference views gets the rest."""
@@ -98,7 +98,7 @@ def sample(scene: Scene, layer_of_step: Callable[[], Any]) -> Float[Tensor, "V 3
     editor, prompts = scene.editor, scene.prompts
     latents = scene.trajectory[0]
     count = len(latents)
-    text = torch.cat([x.expand(count, -1, -1) for x in (prompts.source, prompts.target)])
+    text = TextStates.joined([states.expand(count) for states in (prompts.source, prompts.target)])
     controls = torch.cat([scene.source_controls, scene.target_controls])
     for step in range(editor.num_steps):
         batch = torch.cat([scene.trajectory[step], latents])
