@@ -218,8 +218,8 @@ def main(config: Benchmark) -> None:
     parts: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
         "encode": (lambda: editor.encode(images), by_view(lambda v: editor.encode(images[v]), count)),
         "inversion step": (
-            lambda: editor.invert_step(latents, step, text, controls),
-            by_view(lambda v: editor.invert_step(latents[v], step, text, controls[v]), count),
+            lambda: editor.invert_step(latents, step, prompts.target, controls),
+            by_view(lambda v: editor.invert_step(latents[v], step, prompts.target, controls[v]), count),
         ),
         "look-ahead step": (
             lambda: editor.denoise_step(latents, step, prompts, controls, source),
