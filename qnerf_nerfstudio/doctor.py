@@ -160,10 +160,11 @@ def _fitting(width: int | None, kind: str) -> str:
     """Which published ControlNets fit a model whose UNet reads text of a width."""
     from qnerf_nerfstudio.diffusion.controlnets import PUBLISHED, PUBLISHED_XL  # noqa: PLC0415 - as above
 
-    published = {768: PUBLISHED, 2048: PUBLISHED_XL}.get(width or 0)
-    if kind != "model" or published is None:
+    if kind != "model":
         return ""
-    return f", ControlNets that fit: {', '.join(published.values())}"
+    published = {768: PUBLISHED, 2048: PUBLISHED_XL}.get(width or 0)
+    names = ", ".join(published.values()) if published else "those made for it"
+    return f", ControlNets that fit: {names}"
 
 
 def show(findings: list[Finding], console: Console) -> bool:

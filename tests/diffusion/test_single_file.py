@@ -189,3 +189,18 @@ def test_pickled_lora_is_never_loaded(model: dict[str, Any], tmp_path: Path) -> 
     ):
         with pytest.raises(UserError, match=words):
             load_editor(config(**common, lora=path), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("width", "words"),
+    [
+        (768, ("a model (Stable Diffusion 1.x)", "lllyasviel/control_v11p_sd15_openpose")),
+        (1024, ("a model (Stable Diffusion 2.x)", "those made for it")),
+        (2048, ("a model (Stable Diffusion XL)", "xinsir/controlnet-openpose-sdxl-1.0")),
+    ],
+)
+def test_doctor_names_the_model_and_controlnets_that_fit(tmp_path: Path, width: int, words: tuple[str, ...]) -> None:
+    reader = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
+    save_file({reader: torch.zeros(8, width)}, tmp_path / "model.safetensors")
+    found = next(each for each in examine([tmp_path / "model.safetensors"]) if each.name == "model model.safetensors")
+    assert all(word in found.detail for word in words)
