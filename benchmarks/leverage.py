@@ -177,7 +177,8 @@ class Leverage:
         """The edited views of a row."""
         if name in BY_FIELD:
             recipe = Recipes(self.capture, self.work / name, field_settings(1), self.seed)
-            return recipe.edited_views(BY_FIELD[name], "--pipeline.start", "inverted")[self.chosen]
+            unlifted = ("--pipeline.start", "inverted", "--pipeline.lift-controls", "False")
+            return recipe.edited_views(BY_FIELD[name], *unlifted)[self.chosen]
         if name == "the true views through the VAE":
             return self.editor.decode(self.truths[-1])
         if name == "from the true views' noise":
