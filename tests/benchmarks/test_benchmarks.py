@@ -158,6 +158,7 @@ def test_table_takes_means_over_the_seeds_that_are_done(tmp_path: Path) -> None:
     assert (tmp_path / "novel.png").exists()
 
 
+@pytest.mark.release
 def test_real_models_are_shown_and_measured(tmp_path: Path) -> None:
     capture, editor = small_capture(tmp_path, num_views=10), save_tiny_set(tmp_path)
     config = real_models.Benchmark(

@@ -49,6 +49,7 @@ def test_the_mesh_is_the_figure(rigged: Path) -> None:
     assert len(mesh.faces) <= 20_000
 
 
+@pytest.mark.release
 def test_the_drawn_depth_is_that_of_the_field(rigged: Path) -> None:
     body, source, _ = sample_edit(SEED)
     height = float(capsule_mesh(body, source).extents[2])
