@@ -69,8 +69,8 @@ def check_model_set(config: EditorConfig, model: str) -> dict[str, Any]:
         lacking = all(part_variant(folder, config.variant) is None for folder in folders.values())
         if config.variant is not None and lacking:
             raise UserError(
-                f"--pipeline.editor.model: {model} has no {config.variant} weights; leave out --pipeline.editor.variant, "
-                f"or set it to None where a method has it"
+                f"--pipeline.editor.model: {model} has no {config.variant} weights; leave out "
+                f"--pipeline.editor.variant, or set it to None where a method has it"
             )
         for part, folder in folders.items():
             check_weights("editor.model", folder, CLASSES[part], config.variant)
