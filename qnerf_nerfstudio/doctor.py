@@ -145,8 +145,8 @@ def _model(name: str, path: Path) -> Finding:
         settings = path / "config.json"
         if settings.exists() and not (path / "unet").exists():
             part_check.check_controlnet("this model", {}, str(path))
-            width = model_check.read_settings("editor.controlnet", str(path), "config.json", None)
-            base = weights_file.base_of(width.get("cross_attention_dim"))
+            stated = model_check.read_settings("editor.controlnet", str(path), "config.json", None)
+            base = weights_file.base_of(stated.get("cross_attention_dim"))
             return Finding(name, "ok", f"a ControlNet{f' ({base})' if base else ''}: {path}")
         unet = model_check.check_model_set(EditorConfig(num_steps=1), str(path))
     except UserError as error:

@@ -59,6 +59,16 @@ class EditorConfig:
     render_stop: float = 0.6
     """Views are drawn to renders during this share of the timesteps."""
 
+    @property
+    def branches(self) -> int:
+        """Branches of a denoising step at most: source, unconditional and conditional."""
+        return 1 + (self.guidance_scale > 1) + (self.injection_start < 1)
+
+    @property
+    def guides(self) -> bool:
+        """Whether rendered queries enter by steps on the latents."""
+        return self.mode == "guidance" and self.guidance_strength > 0
+
     def validate(self) -> None:
         """Check ranges.
 

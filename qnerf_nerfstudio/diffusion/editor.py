@@ -12,6 +12,7 @@ from torch import Tensor
 from qnerf_nerfstudio.diffusion.attention import AttentionState, KeysValues, attention, install
 from qnerf_nerfstudio.diffusion.conditions import QueryTargets, SourceBranch
 from qnerf_nerfstudio.diffusion.config import EditorConfig
+from qnerf_nerfstudio.diffusion.model_check import is_xl
 from qnerf_nerfstudio.diffusion.models import Models
 from qnerf_nerfstudio.diffusion.queries import Extraction, QueryMaps
 from qnerf_nerfstudio.diffusion.text import Prompts, TextStates
@@ -101,7 +102,7 @@ class ControlNetEditor:
     @property
     def is_xl(self) -> bool:
         """Whether the denoiser reads pooled text and the image's size, as Stable Diffusion XL."""
-        return self.unet.config.addition_embed_type == "text_time"
+        return is_xl(self.unet.config)
 
     @property
     def num_steps(self) -> int:
@@ -199,7 +200,7 @@ class ControlNetEditor:
             Latents at index index + 1.
         """
         injected = source is not None and index >= round(self.config.injection_start * self.num_steps)
-        if targets is not None and self.config.mode == "guidance" and self.config.guidance_strength > 0:
+        if targets is not None and self.config.guides:
             keys_values = self._source_keys_values(source, index, prompts) if injected and source else None
             latents = self._guide(latents, index, prompts, controls, keys_values, targets)
             settings = AttentionState(replayed=keys_values)

@@ -54,7 +54,10 @@ def load_editor(
         check_vae(config.vae)
     lora = None if config.lora is None else check_lora(config.lora, model, settings)
     dtype: torch.dtype = getattr(torch, config.dtype)
-    parts = _parts_of_file(config, Path(model)) if Path(model).is_file() else _parts_of_set(config, model, dtype)
+    if Path(model).is_file():
+        parts = _parts_of_file(config, Path(model), is_xl(settings))
+    else:
+        parts = _parts_of_set(config, model, dtype)
     if config.vae is not None:
         parts.vae = _part(AutoencoderKL, "editor.vae", config.vae, parts.vae.config, dtype)
     if lora is not None:
@@ -104,11 +107,11 @@ def _parts_of_set(config: EditorConfig, model: str, dtype: torch.dtype) -> Model
     return Models(load(AutoencoderKL, "vae"), unet, scheduler, PromptEncoder(encoders, zeros))
 
 
-def _parts_of_file(config: EditorConfig, path: Path) -> Models:
+def _parts_of_file(config: EditorConfig, path: Path, xl: bool) -> Models:
     """The models of a single file."""
-    pipeline = load_pipeline(path, config.config)
+    pipeline = load_pipeline(path, config.config, xl)
     encoders, zeros = [(pipeline.tokenizer, pipeline.text_encoder)], False
-    if is_xl(pipeline.unet.config):
+    if xl:
         encoders.append((pipeline.tokenizer_2, pipeline.text_encoder_2))
         zeros = bool(pipeline.config.force_zeros_for_empty_prompt)
     return Models(pipeline.vae, pipeline.unet, pipeline.scheduler, PromptEncoder(encoders, zeros))

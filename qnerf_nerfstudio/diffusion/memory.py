@@ -40,11 +40,10 @@ def estimate_bytes(editor: "ControlNetEditor", chunk: int, size: tuple[int, int]
         math.prod(-(-side // (editor.latent_stride * 2**level)) for side in size) * width
         for level, width in enumerate(unet.block_out_channels)
     ]
-    branches = 1 + (config.guidance_scale > 1) + (config.injection_start < 1)
-    values = SAMPLED * branches * chunk * levels[0]
-    if guided and config.mode == "guidance" and config.guidance_strength > 0:
+    values = SAMPLED * config.branches * chunk * levels[0]
+    if guided and config.guides:
         # A level has layers_per_block layers in the encoder and one more in the decoder.
-        weighted = sum(values * _weight(depth) for values, depth in zip(levels, _depths(unet), strict=True))
+        weighted = sum(level * _weight(depth) for level, depth in zip(levels, _depths(unet), strict=True))
         layers = weighted * (2 * unet.layers_per_block + 1)
         values = max(values, (CHECKPOINTED if config.checkpointing else GUIDED) * chunk * layers)
     needed = values * editor.dtype.itemsize

@@ -10,23 +10,22 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.common.files import write_json
 from qnerf_nerfstudio.common.wording import error_text
-from qnerf_nerfstudio.diffusion.weights_file import expect
 
 
-def load_pipeline(path: Path, settings: str | None) -> Any:
+def load_pipeline(path: Path, settings: str | None, xl: bool) -> Any:
     """A pipeline whose parts are those of a file.
 
     Args:
         path: A model.
         settings: Folder of a model set, of which settings and tokenizers are read; None: diffusers fetches those that
             it finds to belong to the file from the hub.
+        xl: Whether it is Stable Diffusion XL.
 
     Raises:
-        UserError: The file holds no model, or settings and weights do not fit each other.
+        UserError: The file is no such model, or settings and weights do not fit each other.
     """
-    found = expect("editor.model", path, "model")
-    cls: Any = StableDiffusionXLPipeline if found.is_xl else StableDiffusionPipeline
-    options: dict[str, Any] = {} if found.is_xl else {"safety_checker": None, "feature_extractor": None}
+    cls: Any = StableDiffusionXLPipeline if xl else StableDiffusionPipeline
+    options: dict[str, Any] = {} if xl else {"safety_checker": None, "feature_extractor": None}
     if settings is not None:
         options |= {"config": settings, "local_files_only": True}
     try:

@@ -23,6 +23,15 @@ UNET, CONTROLNET, VAE = "model.diffusion_model.", "control_model.", "first_stage
 BESIDE = {"VAE": (VAE,), "text encoder": ("cond_stage_model.", "conditioner.")}
 """What a whole model holds beside its UNet."""
 
+IN_WORDS = {
+    "model": "a model",
+    "controlnet": "a ControlNet",
+    "lora": "LoRA weights",
+    "vae": "a VAE",
+    "unknown": "weights of an unknown kind",
+}
+"""What files hold; all but the last have an option of the editor by this name."""
+
 
 @dataclass(frozen=True)
 class WeightsFile:
@@ -50,14 +59,7 @@ class WeightsFile:
 
     def described(self) -> str:
         """What it is in words."""
-        kinds = {
-            "model": "a model",
-            "controlnet": "a ControlNet",
-            "lora": "LoRA weights",
-            "vae": "a VAE",
-            "unknown": "weights of an unknown kind",
-        }
-        return kinds[self.kind] + (f" ({self.base})" if self.base else "")
+        return IN_WORDS[self.kind] + (f" ({self.base})" if self.base else "")
 
 
 def base_of(text_width: int | None) -> str:
@@ -128,8 +130,6 @@ def expect(option: str, path: Path, kind: Literal["model", "controlnet", "lora",
     """
     found = read_weights_file(option, path)
     if found.kind != kind:
-        wanted = {"model": "a model", "controlnet": "a ControlNet", "lora": "LoRA weights", "vae": "a VAE"}[kind]
-        names = {"model": "model", "controlnet": "controlnet", "lora": "lora", "vae": "vae"}
-        remedy = f"; give it by --pipeline.editor.{names[found.kind]}" if found.kind in names else ""
-        raise UserError(f"--pipeline.{option}: {path} holds {found.described()}, expected {wanted}{remedy}")
+        remedy = "" if found.kind == "unknown" else f"; give it by --pipeline.editor.{found.kind}"
+        raise UserError(f"--pipeline.{option}: {path} holds {found.described()}, expected {IN_WORDS[kind]}{remedy}")
     return found

@@ -106,13 +106,12 @@ def _query_shape(editor: ControlNetEditor, name: str, size: tuple[int, int]) -> 
 def _seconds(editor: ControlNetEditor, plan: Plan, size: tuple[int, int], guided: bool) -> float:
     """Time of all slices of diffusion, from that of a pass of one chunk."""
     config = editor.config
-    branches = 1 + (config.guidance_scale > 1) + (config.injection_start < 1)
-    step = branches + (BACKWARD if guided and config.mode == "guidance" and config.guidance_strength > 0 else 0)
+    step = config.branches + (BACKWARD if guided and config.guides else 0)
     passes = {
         Task.INVERT: config.inversion_iterations,
         Task.DENOISE: step,
-        Task.LOOK_AHEAD: branches,
-        Task.EXTRACT: branches,
+        Task.LOOK_AHEAD: config.branches,
+        Task.EXTRACT: config.branches,
     }
     slices = sum(passes.get(stage.task, 0) * stage.length for stage in plan.stages if stage.indices)
     return slices * _pass_seconds(editor, min(plan.config.chunk, plan.config.num_views), size)

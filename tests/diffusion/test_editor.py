@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DDIMInverseScheduler, StableDiffusionControlNetPipeline
-from helpers.models import DEFAULTS, make_editor, models_of, random_parts
+from helpers.models import DEFAULTS, make_editor, models_of, random_parts, sampled_by_diffusers
 
 from qnerf_nerfstudio.diffusion.attention import AttentionState
 from qnerf_nerfstudio.diffusion.conditions import QueryTargets, SourceBranch
@@ -42,17 +42,7 @@ def test_sampling_equals_the_diffusers_pipeline(tmp_path: Path, prediction_type:
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    pipeline.set_progress_bar_config(disable=True)
-    theirs = pipeline(
-        "a blue shirt",
-        image=controls,
-        negative_prompt="grey",
-        num_inference_steps=editor.num_steps,
-        guidance_scale=guidance_scale,
-        controlnet_conditioning_scale=0.7,
-        latents=latents,
-        output_type="latent",
-    ).images
+    theirs = sampled_by_diffusers(pipeline, controls, latents, "grey", editor.num_steps, guidance_scale, 0.7)
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
@@ -71,17 +61,7 @@ def test_several_controlnets_are_what_the_diffusers_pipeline_makes_of_them(tmp_p
         ours = editor.denoise_step(ours, step, prompts(editor), torch.cat([controls, second], dim=1))
     unneeded = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     pipeline = StableDiffusionControlNetPipeline(**{**random_parts(tmp_path), "controlnet": both}, **unneeded)
-    pipeline.set_progress_bar_config(disable=True)
-    theirs = pipeline(
-        "a blue shirt",
-        image=[controls, second],
-        negative_prompt="grey",
-        num_inference_steps=editor.num_steps,
-        guidance_scale=4.0,
-        controlnet_conditioning_scale=[0.7, 0.4],
-        latents=latents,
-        output_type="latent",
-    ).images
+    theirs = sampled_by_diffusers(pipeline, [controls, second], latents, "grey", editor.num_steps, 4.0, [0.7, 0.4])
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from accelerate import init_empty_weights
 from diffusers import StableDiffusionXLControlNetPipeline, UNet2DConditionModel
-from helpers.models import make_xl_editor, random_xl_parts
+from helpers.models import make_xl_editor, random_xl_parts, sampled_by_diffusers
 
 from qnerf_nerfstudio.diffusion.attention import decoder_self_attention, query_layers
 from qnerf_nerfstudio.diffusion.conditions import QueryTargets, SourceBranch
@@ -49,17 +49,7 @@ def test_sampling_equals_the_diffusers_pipeline(tmp_path: Path, guidance_scale: 
     for step in range(editor.num_steps):
         ours = editor.denoise_step(ours, step, prompts, controls)
     pipeline = StableDiffusionXLControlNetPipeline(**random_xl_parts(tmp_path), add_watermarker=False)
-    pipeline.set_progress_bar_config(disable=True)
-    theirs = pipeline(
-        "a blue shirt",
-        image=controls,
-        negative_prompt=negative or None,
-        num_inference_steps=editor.num_steps,
-        guidance_scale=guidance_scale,
-        controlnet_conditioning_scale=0.7,
-        latents=latents,
-        output_type="latent",
-    ).images
+    theirs = sampled_by_diffusers(pipeline, controls, latents, negative or None, editor.num_steps, guidance_scale, 0.7)
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 

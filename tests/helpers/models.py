@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -13,7 +14,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from torch import nn
+from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from qnerf_nerfstudio.diffusion.config import EditorConfig
@@ -149,6 +150,23 @@ def save_xl_set(folder: Path) -> Path:
     pipeline_of(parts).save_pretrained(folder / "xl")
     parts["controlnet"].save_pretrained(folder / "xl/controlnet")
     return folder / "xl"
+
+
+def sampled_by_diffusers(
+    pipeline: Any, image: Any, latents: Tensor, negative: str | None, num_steps: int, guidance_scale: float, scale: Any
+) -> Tensor:
+    """Latents that a ControlNet pipeline of diffusers makes of "a blue shirt"."""
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline(
+        "a blue shirt",
+        image=image,
+        negative_prompt=negative,
+        num_inference_steps=num_steps,
+        guidance_scale=guidance_scale,
+        controlnet_conditioning_scale=scale,
+        latents=latents,
+        output_type="latent",
+    ).images
 
 
 def models_of(parts: dict, zeros_for_empty: bool = False) -> Models:
