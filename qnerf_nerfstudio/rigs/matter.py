@@ -98,18 +98,28 @@ def read_anatomy(density: Density, skeleton: Skeleton, allowed: Allowed | None =
     # Nothing teaches a field what is inside of matter, so that it can be hollow there.
     solid = np.asarray(ndimage.binary_fill_holes(ndimage.binary_closing(matter, iterations=2))) | matter
     inner = np.asarray(ndimage.binary_erosion(solid, border_value=1))
-    surface = centres[torch.from_numpy(solid & (inner == 0)).flatten()]
-    radii = fit_radii(surface, skeleton, side)
+    outermost = torch.from_numpy(solid & (inner == 0)).flatten()
+    radii = fit_radii(centres[outermost], skeleton, side)
     capsules = _Capsules(skeleton, radii)
-    owner, distance, within = capsules.share_out(centres, side)
-    height = _above_ground(centres, surface, capsules, side)
-    may = torch.from_numpy(solid).flatten() & within & (height > 0)
+    owner, distance, end = capsules.share_out(centres)
+    limit = capsules.limits(owner, end, side)
+    may = torch.from_numpy(solid).flatten() & (distance <= limit)
     if allowed is not None:
         may &= allowed(centres)
-    labels = np.zeros(shape, dtype=np.int32)
-    ndimage.label(may.reshape(shape).numpy(), structure=np.ones((3, 3, 3)), output=labels)
-    seeds = (may & (distance < 0)).reshape(shape).numpy()
-    subject = np.isin(labels, np.setdiff1d(labels[seeds], [0]))
+    inside = (distance < 0).reshape(shape)
+    height = _height(centres, centres[outermost & (distance > limit)], skeleton, side)
+    may &= height > 0
+    subject = _hanging_together(may.reshape(shape), inside)
+    for joint in _unended(subject, distance > limit - SHELL * side, end):
+        below = centres[outermost & torch.from_numpy(subject).flatten() & (end == joint)]
+        height = torch.minimum(height, _height(centres, below, skeleton, side))
+    may &= height > 0
+    subject = _hanging_together(may.reshape(shape), inside)
+    for joint in _unended(subject, distance > limit - SHELL * side, end):
+        end[end == joint] = -1
+    end[height <= FLAT * side] = -1
+    may &= distance <= capsules.limits(owner, end, side)
+    subject = _hanging_together(may.reshape(shape), inside)
     _refuse_nothing(owner.reshape(shape).numpy()[subject], skeleton)
     # A field that is thin somewhere must not tear a limb in two.
     subject |= ((distance < torch.where(height > FLAT * side, side, 0.0)) & (height > 0)).reshape(shape).numpy()
@@ -144,25 +154,43 @@ class _Capsules:
     skeleton: Skeleton
     radii: Float[Tensor, "K"]
 
-    def limits(self, side: float) -> Float[Tensor, "K"]:
-        """How far beside a capsule its matter may reach, where cells are `side` long."""
-        return (REACH - 1) * self.radii + 2 * side
-
-    def share_out(
-        self, points: Float[Tensor, "P 3"], side: float
-    ) -> tuple[Int[Tensor, "P"], Float[Tensor, "P"], Bool[Tensor, "P"]]:
-        """The capsule that is nearest to each point, the signed distance from it, and whether it reaches that far."""
-        leaf = (self.skeleton.degrees() == 1)[self.skeleton.bones]
+    def share_out(self, points: Float[Tensor, "P 3"]) -> tuple[Int[Tensor, "P"], Float[Tensor, "P"], Int[Tensor, "P"]]:
+        """The capsule that is nearest to each point, the signed distance from it, and the joint beyond which the point
+        lies where the skeleton ends there, otherwise -1."""
+        leaf = self.skeleton.degrees() == 1
         parts = []
         for part in points.split(1 << 16):
             distances, shares = self.skeleton.along(part)
             distance, owner = (distances - self.radii).min(-1)
             share = shares.gather(1, owner[:, None])[:, 0]
-            beyond = ((share < 0) & leaf[owner, 0]) | ((share > 1) & leaf[owner, 1])
-            limit = torch.where(beyond, BEYOND * self.skeleton.lengths[owner], self.limits(side)[owner])
-            parts.append((owner, distance, distance <= limit))
-        owners, distances, within = zip(*parts, strict=True)
-        return torch.cat(owners), torch.cat(distances), torch.cat(within)
+            joint = self.skeleton.bones[owner].gather(1, (share > 1).long()[:, None])[:, 0]
+            beyond = ((share < 0) | (share > 1)) & leaf[joint]
+            parts.append((owner, distance, torch.where(beyond, joint, -1)))
+        owners, distances, ends = zip(*parts, strict=True)
+        return torch.cat(owners), torch.cat(distances), torch.cat(ends)
+
+    def limits(self, owner: Int[Tensor, "P"], end: Int[Tensor, "P"], side: float) -> Float[Tensor, "P"]:
+        """How far from its capsule the matter of a bone may reach at points that it owns, where cells are `side`
+        long."""
+        beside = (REACH - 1) * self.radii + 2 * side
+        return torch.where(end >= 0, BEYOND * self.skeleton.lengths[owner], beside[owner])
+
+
+def _hanging_together(may: Bool[Tensor, "X Y Z"], inside: Bool[Tensor, "X Y Z"]) -> np.ndarray:
+    """The cells that hang together with those inside of the capsules."""
+    labels = np.zeros(tuple(may.shape), dtype=np.int32)
+    ndimage.label(may.numpy(), structure=np.ones((3, 3, 3)), output=labels)
+    return np.isin(labels, np.setdiff1d(labels[(may & inside).numpy()], [0]))
+
+
+def _unended(subject: np.ndarray, rim: Bool[Tensor, "P"], end: Int[Tensor, "P"]) -> list[int]:
+    """The joints beyond which matter goes on up to the rim of what may belong to them.
+
+    Hands, hair and hats end before it; what goes on is what the subject stands on or holds on to.
+    """
+    at_rim = end[torch.from_numpy(subject).flatten() & rim]
+    joints, cells = at_rim[at_rim >= 0].unique(return_counts=True)
+    return joints[cells >= FEWEST].tolist()
 
 
 def fit_radii(surface: Float[Tensor, "P 3"], skeleton: Skeleton, side: float) -> Float[Tensor, "K"]:
@@ -188,16 +216,14 @@ def fit_radii(surface: Float[Tensor, "P 3"], skeleton: Skeleton, side: float) ->
     return radii + side / 2
 
 
-def _above_ground(
-    points: Float[Tensor, "P 3"], surface: Float[Tensor, "S 3"], capsules: _Capsules, side: float
+def _height(
+    points: Float[Tensor, "P 3"], around: Float[Tensor, "S 3"], skeleton: Skeleton, side: float
 ) -> Float[Tensor, "P"]:
     """Height of points above the plane that a skeleton stands on; infinite where it stands on none.
 
-    The plane holds most of what is no part of the skeleton, and all joints lie on one side of it (RANSAC; Fischler and
-    Bolles, 1981).
+    The plane holds much of the surface around, and all joints lie on one side of it (RANSAC; Fischler and Bolles,
+    1981).
     """
-    owner, distance, _ = capsules.share_out(surface, side)
-    around = surface[distance > capsules.limits(side)[owner]]
     everywhere = torch.full((len(points),), torch.inf)
     if len(around) < 100:
         return everywhere
@@ -207,7 +233,7 @@ def _above_ground(
     normals = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     normals = normals / normals.norm(dim=-1, keepdim=True).clamp_min(1e-12)
     offsets = (normals * corners[:, 0]).sum(-1)
-    heights = capsules.skeleton.joints @ normals.T - offsets
+    heights = skeleton.joints @ normals.T - offsets
     flip = torch.where(heights.mean(0) < 0, -1.0, 1.0)
     normals, offsets, heights = normals * flip[:, None], offsets * flip, heights * flip
     on_plane = ((around @ normals.T - offsets).abs() < side).float().mean(0)

@@ -5,13 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers.figures import figure_density, figure_skeleton, signed_distance
+from torch import Tensor
 
 from qnerf_nerfstudio.capture.cameras import transform_points
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.deformation.skeleton import SkeletonDeformation
 from qnerf_nerfstudio.rigs.bones import Skeleton
-from qnerf_nerfstudio.rigs.matter import read_anatomy
-from qnerf_nerfstudio.toy.figure import Body, Pose
+from qnerf_nerfstudio.rigs.matter import Density, read_anatomy
+from qnerf_nerfstudio.toy.figure import Body, Pose, joints
 
 BODY = Body(hat="red")
 SOURCE = Pose(r_arm_raise=20, l_arm_raise=25)
@@ -113,6 +114,45 @@ def test_the_floor_stays(deformation: SkeletonDeformation) -> None:
     unmoved = origins.kept & (origins.points == points).all(-1)
     below_feet = signed_distance(BODY, SOURCE, points) < 0.02
     assert unmoved[~below_feet].float().mean() > 0.97
+
+
+def _with_balls(centres: list[list[float]], radius: float) -> Density:
+    """The figure on its floor, and solid balls."""
+    figure, placed = figure_density(BODY, SOURCE), torch.tensor(centres)
+
+    def density(points: Tensor) -> Tensor:
+        return torch.maximum(figure(points), 300.0 * (torch.cdist(points, placed).amin(-1) < radius))
+
+    return density
+
+
+def test_the_floor_stays_where_much_else_stands_on_it(captured: Skeleton) -> None:
+    """The plane of the floor is a small part of the surface around the figure."""
+    across, up = torch.linspace(-1, 1, 9), torch.linspace(0.1, 2.2, 9)
+    places = torch.cartesian_prod(across, torch.tensor([-0.45, -0.3, 0.3, 0.45]), up)
+    anatomy = read_anatomy(_with_balls(places.tolist(), 0.1), captured)
+    generator = torch.Generator().manual_seed(1)
+    floor = torch.rand(8000, 3, generator=generator) * torch.tensor([1.4, 0.6, 0.04]) - torch.tensor([0.7, 0.3, 0.05])
+    away = floor[signed_distance(BODY, SOURCE, floor) > 0.03]
+    assert (anatomy.owners(away) < 0).float().mean() > 0.97
+    legs = torch.rand(60_000, 3, generator=generator) * torch.tensor([0.8, 0.4, 0.3]) - torch.tensor([0.4, 0.2, -0.02])
+    legs = legs[signed_distance(BODY, SOURCE, legs) < 0]
+    assert len(legs) > 500
+    assert (anatomy.owners(legs) >= 0).float().mean() > 0.97
+
+
+def test_what_a_hand_rests_on_stays(captured: Skeleton) -> None:
+    names = list(joints(BODY, SOURCE))
+    wrist = captured.joints[names.index("r_wrist")]
+    elbow = captured.joints[names.index("r_elbow")]
+    ball = wrist + 0.43 * (wrist - elbow) / (wrist - elbow).norm()
+    anatomy = read_anatomy(_with_balls([ball.tolist()], 0.35), captured)
+    generator = torch.Generator().manual_seed(2)
+    inside = ball + (torch.rand(20_000, 3, generator=generator) - 0.5) * 0.5
+    apart = (inside - wrist).norm(dim=-1) > 0.16
+    assert (anatomy.owners(inside[apart & (signed_distance(BODY, SOURCE, inside) > 0.05)]) < 0).float().mean() > 0.97
+    number = captured.bones.tolist().index([names.index("r_elbow"), names.index("r_wrist")])
+    assert int(anatomy.owners(wrist + 0.04 * (wrist - elbow) / (wrist - elbow).norm())) == number
 
 
 def test_a_skeleton_beside_the_subject_is_refused(captured: Skeleton) -> None:
