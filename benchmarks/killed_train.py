@@ -18,7 +18,7 @@ import torch
 from nerfstudio.scripts.train import entrypoint
 
 from qnerf_nerfstudio.common import files, images
-from qnerf_nerfstudio.run import artifacts
+from qnerf_nerfstudio.run import tensor_file
 from qnerf_nerfstudio.run.run import EditRun
 from qnerf_nerfstudio.studio.pipeline import QNerfPipeline
 from qnerf_nerfstudio.studio.trainer import QNerfTrainer
@@ -66,7 +66,7 @@ def arm(at: int, place: str) -> None:
             die()
 
     QNerfPipeline._run_slice, torch.save = watched_slice, torn_save
-    files.atomic_write = images.atomic_write = artifacts.atomic_write = torn_write
+    files.atomic_write = images.atomic_write = tensor_file.atomic_write = torn_write
 
 
 if __name__ == "__main__":

@@ -21,6 +21,10 @@ CODED = 2
 """Maps of the VAE's widest level at full resolution that it holds at once, per view."""
 CERTAIN = 0.8
 """A run is refused where this share of the estimate is more than there is."""
+ROOM = 0.7
+"""Share of what is free that a chunk may fill where the run chooses it; the field's training needs the rest."""
+MOST, MOST_ON_CPU = 16, 4
+"""Views in a chunk that the run chooses, at most: larger ones fill a GPU no better, and a CPU is full with fewer."""
 
 
 def estimate_bytes(editor: "ControlNetEditor", chunk: int, size: tuple[int, int], guided: bool = True) -> int:
@@ -75,6 +79,25 @@ def available_bytes(device: torch.device) -> int | None:
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
     return None
+
+
+def fitting_chunk(
+    editor: "ControlNetEditor", views: int, size: tuple[int, int], available: int | None = None, guided: bool = True
+) -> int:
+    """The largest chunk of views that leaves room beside it; chunks of equal size as far as that is possible.
+
+    Args:
+        editor: The editor, on its device.
+        views: Number of views that are cut into chunks.
+        size: Height and width in pixels of the images that are edited.
+        available: Bytes that are free beside the models; by default those of the editor's device.
+        guided: Whether views are drawn to rendered queries at all.
+    """
+    free = available_bytes(editor.device) if available is None else available
+    most = min(views, MOST_ON_CPU if editor.device.type == "cpu" else MOST)
+    room = 0 if free is None else ROOM * free
+    largest = next((each for each in range(most, 1, -1) if estimate_bytes(editor, each, size, guided) <= room), 1)
+    return math.ceil(views / math.ceil(views / largest))
 
 
 def check_memory(

@@ -70,6 +70,8 @@ class QNerfModelConfig(NerfactoModelConfig):
     """Weigh edited views down that the others contradict."""
     preview_loss_mult: float = 1.0
     """Weight of the colour loss on previews of the edited views while queries are fitted."""
+    compile_encodings: bool = False
+    """Compile torch's hash encodings: fewer kernels on a GPU, after a minute at the start; needs a compiler."""
 
 
 class QNerfModel(NerfactoModel):
@@ -107,7 +109,7 @@ class QNerfModel(NerfactoModel):
         # taught to be empty.
         self.collider = NearFarCollider(self.config.near_plane, self.config.far_plane, reset_near_plane=False)
         if self.config.camera_optimizer.mode == "off":
-            gather_encodings(self)
+            gather_encodings(self, self.config.compile_encodings)
         self.objective: Objective = "rgb"
         self.stage_start = 0
         self.from_scratch = True

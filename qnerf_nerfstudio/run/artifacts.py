@@ -7,17 +7,17 @@ that was killed finds all that its next slice needs. Everything is written under
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from qnerf_nerfstudio.common.files import atomic_write, write_json
+from qnerf_nerfstudio.common.files import write_json
 from qnerf_nerfstudio.common.images import load_images, write_png
+from qnerf_nerfstudio.run.background import BackgroundFile, BackgroundWriter
+from qnerf_nerfstudio.run.tensor_file import TensorFile
 
 SOURCE = "source"
 """The trajectory of the inverted views that editing begins from: the source views, or the carried ones."""
@@ -33,36 +33,13 @@ def look_ahead_trajectory(interval: int) -> str:
     return f"ahead-{interval}"
 
 
-@dataclass(frozen=True)
-class TensorFile:
-    """Named tensors in a safetensors file."""
-
-    path: Path
-
-    def save(self, tensors: dict[str, Tensor]) -> None:
-        """Write it whole or not at all."""
-        on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        with atomic_write(self.path) as temporary:
-            save_file(on_cpu, temporary)
-
-    def load(self) -> dict[str, Tensor]:
-        """Read it back.
-
-        Raises:
-            FileNotFoundError: It was not written.
-        """
-        if not self.path.exists():
-            raise FileNotFoundError(
-                f"{self.path} is missing; the run's edit/ folder is incomplete, start the run afresh"
-            )
-        return load_file(self.path)
-
-
 class EditArtifacts:
     """What a run keeps in its edit/ folder, `root`, which the first write makes."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.writer = BackgroundWriter()
+        """Writes latents, which are the many files."""
         self.manifest = root / "manifest.json"
         self.dataset = root / "transforms.json"
         """The edited dataset; it exists where all views are edited."""
@@ -115,9 +92,9 @@ class EditArtifacts:
         for photo, image in zip(photos, images, strict=True):
             write_png(self.view(self.controls(kind), photo), torch.cat(image.split(3), dim=-1))
 
-    def latents(self, trajectory: str, index: int, chunk: int) -> TensorFile:
+    def latents(self, trajectory: str, index: int, chunk: int) -> BackgroundFile:
         """The latents ("latents") of a chunk of views at a timestep index of a trajectory."""
-        return TensorFile(self.root / f"latents/{trajectory}/{index:04d}-{chunk:03d}.safetensors")
+        return BackgroundFile(self.root / f"latents/{trajectory}/{index:04d}-{chunk:03d}.safetensors", self.writer)
 
     def carried(self, chunk: int) -> TensorFile:
         """The carried views ("images" [V, 3, h, w]) of a chunk, at the resolution of edited images."""

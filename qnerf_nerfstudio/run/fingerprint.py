@@ -16,8 +16,9 @@ NOT_COMPARED = (
     "pipeline.datamanager.dataparser.photos",
     "pipeline.datamanager.edited_images",
     "pipeline.editor.device",
+    "pipeline.keep_latents",
 )
-"""Settings that may change: where files lie (their contents are compared) and where models run."""
+"""Settings that may change: where files lie (their contents are compared), where models run, and what is kept."""
 
 
 def run_options(config: TrainerConfig, processes: int) -> dict[str, str]:

@@ -45,6 +45,8 @@ class Manifest(BaseModel):
     """Number of training views."""
     image_size: tuple[int, int] = (0, 0)
     """Height and width of the images that are edited."""
+    chunk: Annotated[int, Field(ge=1)] = 1
+    """Views that go through the diffusion models at once."""
     revisions: tuple[Revision, ...] = ()
     """Changes of the plan, in their order."""
     attempts: Annotated[tuple[Attempt, ...], Field(min_length=1)]

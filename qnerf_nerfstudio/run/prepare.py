@@ -13,13 +13,14 @@ from torch import Tensor
 
 from qnerf_nerfstudio.capture.cameras import Views
 from qnerf_nerfstudio.capture.capture import Capture
+from qnerf_nerfstudio.common import ranks
 from qnerf_nerfstudio.common.console import CONSOLE
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.common.version import __version__
 from qnerf_nerfstudio.controls.projection import ProjectedEdit, project_edit
 from qnerf_nerfstudio.deformation.motion import Motion, stated_motion
 from qnerf_nerfstudio.diffusion.config import EditorConfig
-from qnerf_nerfstudio.diffusion.memory import check_memory
+from qnerf_nerfstudio.diffusion.memory import MOST_ON_CPU, check_memory, fitting_chunk
 from qnerf_nerfstudio.edit.schema import Edit, control_kinds
 from qnerf_nerfstudio.run.artifacts import EditArtifacts
 from qnerf_nerfstudio.run.fingerprint import contents
@@ -61,7 +62,7 @@ class PreparedRun:
     artifacts: EditArtifacts
     """The run's edit/ folder."""
     costs: "Costs | None"
-    """What its diffusion will cost; None where it has none."""
+    """What its diffusion will cost; None where it has none, and where the run goes on."""
     load_editor: Callable[[], "ControlNetEditor"]
     """Loads the diffusion models again, for another attempt after they were freed."""
     editor: "ControlNetEditor | None"
@@ -117,7 +118,7 @@ def prepare(
     """
     views = capture.views()
     # Whether the control states a motion shows only once it is drawn; all else about the plan can be checked now.
-    draft = _plan(settings, len(views), moves=True)
+    draft = _plan(settings, len(views), moves=True, chunk=1 if settings.chunk == "auto" else settings.chunk)
     manifest = Manifest(
         version=__version__,
         plan=draft.hash,
@@ -134,12 +135,12 @@ def prepare(
     if settings.editing == "diffusion":
         editor = _loaded(load, edit)
         size, code_width = editor.image_size(*views.size), _code_width(query_width, len(editor.layer_names))
-        check_memory(editor, draft.config.chunk, size, guided=settings.consolidation != "none")
     placed = (views, capture.names, capture.num_train, capture.to_scene)
+    chunk = _chunk(settings, editor, len(views), size, begun)
     projected = project_edit(edit, folder, *placed, size, scene_box, settings.region, settings.lift_controls)
     motion = _motion(settings, edit, folder, capture, projected)
-    plan = _plan(settings, len(views), motion is not None)
-    manifest = manifest.model_copy(update={"image_size": size, "plan": plan.hash})
+    plan = _plan(settings, len(views), motion is not None, chunk)
+    manifest = manifest.model_copy(update={"image_size": size, "plan": plan.hash, "chunk": chunk})
     if begun is not None:
         plan, manifest = _go_on(plan, manifest, begun, artifacts)
     influence = projected.influence
@@ -156,7 +157,7 @@ def prepare(
         plan=plan,
         manifest=manifest,
         artifacts=artifacts,
-        costs=None if editor is None else _costs(editor, plan, size, views.size, code_width, settings, artifacts),
+        costs=_costs(editor, plan, size, views.size, code_width, settings, artifacts) if editor and not begun else None,
         load_editor=load,
         editor=editor,
     )
@@ -190,12 +191,31 @@ def _begun(manifest: Manifest, artifacts: EditArtifacts, resume: bool) -> Manife
     return None
 
 
-def _plan(settings: RunSettings, num_views: int, moves: bool) -> Plan:
+def _plan(settings: RunSettings, num_views: int, moves: bool, chunk: int) -> Plan:
     """The plan of a run whose control states a motion or not."""
     try:
-        return Plan(settings.plan_config(num_views, comms.get_world_size(), moves))
+        return Plan(settings.plan_config(num_views, comms.get_world_size(), moves, chunk))
     except ValueError as error:
         raise UserError(f"--pipeline.{error}") from error
+
+
+def _chunk(
+    settings: RunSettings, editor: "ControlNetEditor | None", views: int, size: tuple[int, int], begun: Manifest | None
+) -> int:
+    """Views that go through the diffusion models at once. A run that goes on has what it was begun with: its plan
+    must not depend on the memory of the card that it goes on with."""
+    guided = settings.consolidation != "none"
+    if begun is not None:
+        chunk = begun.chunk
+    elif settings.chunk != "auto":
+        chunk = settings.chunk
+    elif editor is None:
+        chunk = MOST_ON_CPU
+    else:
+        chunk = ranks.broadcast(fitting_chunk(editor, views, size, guided=guided), editor.device)
+    if editor is not None:
+        check_memory(editor, chunk, size, guided=guided)
+    return chunk
 
 
 def _motion(

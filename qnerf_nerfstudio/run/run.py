@@ -117,7 +117,7 @@ class EditRun:
         """
         motion, kept = self.prepared.motion, self.artifacts.anatomy
         assert motion is not None, "nothing moves"
-        if kept.path.exists():
+        if kept.exists:
             tensors = kept.load()
         else:
             tensors = self._taken_along(motion)
@@ -167,14 +167,14 @@ class EditRun:
             return None
         # The field is that of the photos until the first fit, which keeps it.
         kept = self.artifacts.source_field
-        weights = kept.load() if kept.path.exists() else {}
+        weights = kept.load() if kept.exists else {}
         weights = {name: value.to(self.model.device) for name, value in weights.items()}
         if scene == "captured":
             return Look(weights)
         config = self.plan.config
         if self.prepared.motion is None or "carried" not in (config.start, config.editing):
             raise ValueError("no view is carried: the run begins from the photos")
-        if not self.artifacts.anatomy.path.exists():
+        if not self.artifacts.anatomy.exists:
             raise ValueError("what moves is read off the field of the photos when that is trained")
         if self.deformation is None:
             raise ValueError("the field of the photos does not show what moves")
@@ -239,6 +239,7 @@ class EditRun:
 
     def finish(self) -> None:
         """Note that the run needs what it kept for going on no more."""
+        self.artifacts.writer.flush()
         self._write_manifest(finished=True)
 
     def _write_manifest(self, finished: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from qnerf_nerfstudio.diffusion.config import EditorConfig
 from qnerf_nerfstudio.run.plan import Consolidation, Editing, PlanConfig, Start
@@ -27,8 +28,8 @@ class RunSettings:
     """Timesteps of an interval's guided part and of its look-ahead."""
     stop: float = 0.8
     """No interval starts after this share of the timesteps."""
-    chunk: int = 4
-    """Views that go through the diffusion models at once: more are faster and take more memory."""
+    chunk: int | Literal["auto"] = "auto"
+    """Views that go through the diffusion models at once; "auto" takes as many as fit, at most 16 (4 on a CPU)."""
     source_iterations: int = 2000
     """Training steps on the source photos alone, at most; they end early where held-out photos gain nothing."""
     fit_iterations: int = 500
@@ -45,14 +46,19 @@ class RunSettings:
     """Keep the photos' own pixels outside the region in the edited views."""
     feather: float = 0.04
     """Width of the seam between edited view and photo, as a share of the image's shorter side."""
+    keep_latents: bool = True
+    """Keep the latents and queries of a finished run, which nothing but a look at them needs."""
+    deterministic: bool = False
+    """Let a GPU sum in a fixed order, which is slower, so that equal seeds give equal runs; a CPU always does."""
 
-    def plan_config(self, num_views: int, ranks: int, moves: bool) -> PlanConfig:
+    def plan_config(self, num_views: int, ranks: int, moves: bool, chunk: int) -> PlanConfig:
         """What the plan of a run depends on.
 
         Args:
             num_views: Number of views.
             ranks: Number of processes.
             moves: Whether the control states a motion.
+            chunk: Views that go through the diffusion models at once, at most.
 
         Raises:
             ValueError: A setting is out of its range; the message begins with its name.
@@ -62,7 +68,7 @@ class RunSettings:
             raise ValueError(f"feather is {self.feather}; expected 0 to 0.5")
         names = ("tau", "source_iterations", "fit_iterations", "final_iterations", "consolidation", "editing", "stop")
         # No process is to stay without views while another one has a whole chunk of them.
-        chunk = min(self.chunk, -(-num_views // ranks))
+        chunk = min(chunk, -(-num_views // ranks))
         shared = {name: getattr(self, name) for name in names}
         return PlanConfig(
             num_views=num_views,

@@ -62,7 +62,7 @@ class SliceRunner:
 
     def _begins_carried(self, chunk: int) -> bool:
         """Whether editing begins from carried views, which show the edited scene."""
-        return self.artifacts.carried(chunk).path.exists()
+        return self.artifacts.carried(chunk).exists
 
     def _source(self, index: int, chunk: int) -> SourceBranch:
         controls = self._controls(chunk, target=self._begins_carried(chunk))
@@ -84,7 +84,7 @@ class SliceRunner:
     def invert(self, item: Slice) -> None:
         """One inversion step of a chunk of source or carried views."""
         noisier = self.artifacts.latents(SOURCE, item.index, item.chunk)
-        if noisier.path.exists():
+        if noisier.exists:
             return
         cleaner = self._source(item.index + 1, item.chunk)
         prompt = self._prompts(item.chunk).source
@@ -103,7 +103,7 @@ class SliceRunner:
 
     def _advance(self, trajectory: str, item: Slice, latents: Tensor, targets: QueryTargets | None) -> None:
         """One step of a chunk on a trajectory, where it was not done before."""
-        if self.artifacts.latents(trajectory, item.index + 1, item.chunk).path.exists():
+        if self.artifacts.latents(trajectory, item.index + 1, item.chunk).exists:
             return
         stepped = self._finite(lambda: self._step(latents, item, targets), "the latents", item)
         self.artifacts.latents(trajectory, item.index + 1, item.chunk).save({"latents": stepped})
@@ -111,7 +111,7 @@ class SliceRunner:
     def _ahead(self, item: Slice) -> Tensor:
         """The look-ahead latents before a slice; the trajectory branches off the edited one."""
         trajectory = look_ahead_trajectory(item.interval)
-        if self.artifacts.latents(trajectory, item.index, item.chunk).path.exists():
+        if self.artifacts.latents(trajectory, item.index, item.chunk).exists:
             return self._latents(trajectory, item.index, item.chunk)
         return self._edited(item)
 
@@ -136,7 +136,7 @@ class SliceRunner:
         Returns:
             Previews of the edited views, None where a run that resumes finds the interval's codes done.
         """
-        if self.artifacts.codec(item.interval).path.exists():
+        if self.artifacts.codec(item.interval).exists:
             return None
         extraction = self._extract(self._ahead(item), item)
         half = {name: queries.half() for name, queries in extraction.queries.items()}
@@ -145,7 +145,7 @@ class SliceRunner:
 
     def code(self, interval: int) -> None:
         """Fit the interval's codec on the training views, code the query maps of all views, drop the raw ones."""
-        if self.artifacts.codec(interval).path.exists():
+        if self.artifacts.codec(interval).exists:
             return
         fit = CodecFit(self.code_width)
         for chunk in range(self.plan.chunks):

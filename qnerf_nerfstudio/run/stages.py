@@ -41,7 +41,7 @@ WORTHWHILE = 0.2
 def _invert(run: EditRun, item: Slice) -> None:
     slices, carried = run.slices(item.attempt), run.artifacts.carried(item.chunk)
     if item.index == run.plan.config.num_steps - 1:
-        if carried.path.exists():
+        if carried.exists:
             images = carried.load()["images"]
         else:
             images = run.prepared.capture.photos(run.plan.view_indices(item.chunk), run.prepared.projected.size)
@@ -71,7 +71,7 @@ def _carry(run: EditRun, item: Slice) -> Path | None:
         CONSOLE.print(
             f"The field of the photos scores {quality:.1f} dB on photos, where the edit acts.", soft_wrap=True
         )
-    if run.artifacts.carried(item.chunk).path.exists():
+    if run.artifacts.carried(item.chunk).exists:
         return None
     images = carried_views(run, run.plan.view_indices(item.chunk))
     if images is None:
@@ -96,7 +96,7 @@ def _tell_explained(run: EditRun, stage: Stage) -> None:
 def _fit_heads(run: EditRun, stage: Stage) -> None:
     """Fit the query heads to the codes of the training views, with the field as it is at the end of its fit."""
     kept = run.artifacts.heads(stage.interval)
-    if kept.path.exists():
+    if kept.exists:
         return
     codec = QueryCodec.from_tensors(run.artifacts.codec(stage.interval).load())
     training = range(run.prepared.capture.num_train)
@@ -205,7 +205,7 @@ def _shown(run: EditRun, fitted: int | None) -> Path | None:
     """Folder of what edited views look like so far; None where there is nothing but the photos."""
     if fitted is not None:
         return run.artifacts.previews(fitted)
-    every = all(run.artifacts.carried(chunk).path.exists() for chunk in range(run.plan.chunks))
+    every = all(run.artifacts.carried(chunk).exists for chunk in range(run.plan.chunks))
     return run.artifacts.carried_views if every else None
 
 
@@ -254,7 +254,7 @@ def rendered_targets(run: EditRun, item: Slice, fitted: int) -> QueryTargets:
     """What the field renders for a slice's chunk, computed once per fit."""
     editor, rendered = run.slices(item.attempt).editor, run.artifacts.rendered(fitted, item.chunk)
     codec = QueryCodec.from_tensors(run.artifacts.codec(fitted).load())
-    if not rendered.path.exists():
+    if not rendered.exists:
         views, indices = run.prepared.views, run.plan.view_indices(item.chunk)
         codes = render_codes(run.model, views, indices, codec)
         tensors = {**codes, "errors": relative_errors(codes, _codes(run, fitted, item.chunk))}

@@ -135,8 +135,9 @@ class QNerfPipeline(VanillaPipeline):
 
     def _prepare(self, trainer: QNerfTrainer, edit: Edit) -> PreparedRun:
         """Check everything that can be checked before long work, load the editor, make the plan."""
-        # Threads sum the hash grid's gradients in any order otherwise; the same seed is to give the same run.
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        # Threads sum the hash grid's gradients in any order otherwise. On a GPU it takes a sort of every sum.
+        deterministic = self.config.deterministic or self.device.type == "cpu"
+        torch.use_deterministic_algorithms(deterministic, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
         prepared = prepare(
             self.config,
@@ -161,6 +162,7 @@ class QNerfPipeline(VanillaPipeline):
         """Open the run's folder, and set up what follows from the plan."""
         self._trainer, self._run = trainer, EditRun(prepared, self._qnerf)
         self._run.open()
+        trainer.before_checkpoint = prepared.artifacts.writer.flush
         self._qnerf.restrict(prepared.projected.influence.voxels)
         self._progress.load(prepared.artifacts, trainer._start_step)
         self._set_length(trainer, prepared)
@@ -315,6 +317,8 @@ class QNerfPipeline(VanillaPipeline):
         run.write_sparse_points()
         run.finish()
         write_report(trainer.base_dir)
+        if not self.config.keep_latents:
+            run.artifacts.discard_work()
         self.editing.say("**Finished.** The final NeRF is what you see.")
         CONSOLE.print(finished_panel(trainer.base_dir, run.artifacts, self._progress.seconds))
 
@@ -330,7 +334,7 @@ class QNerfPipeline(VanillaPipeline):
         if comms.is_main_process() and number > 0:
             ended = run.plan.stages[number - 1]
             STAGES[ended.task].end(run, ended)
-            if fresh and not run.artifacts.source_field.path.exists():
+            if fresh and not run.artifacts.source_field.exists:
                 run.artifacts.source_field.save(dict(model.named_parameters()))
         ranks.barrier()
         if number > 0 and step == run.plan.starts[number]:
@@ -382,4 +386,7 @@ class QNerfPipeline(VanillaPipeline):
 
 def _not_finite(losses: dict[str, Tensor]) -> str | None:
     """The name of a loss that is NaN or infinite, None where all are finite."""
-    return next((name for name, loss in losses.items() if not loss.detach().isfinite().all()), None)
+    # One question of the device for all of them.
+    if torch.stack([loss.detach().isfinite().all() for loss in losses.values()]).all():
+        return None
+    return next(name for name, loss in losses.items() if not loss.detach().isfinite().all())

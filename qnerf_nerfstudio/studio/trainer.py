@@ -6,7 +6,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +62,8 @@ class QNerfTrainer(Trainer):
     config: QNerfTrainerConfig
     interrupted: bool = False
     """Whether somebody asked the run to stop after the training step at hand."""
+    before_checkpoint: Callable[[], None] = staticmethod(lambda: None)
+    """Sees that what a checkpoint relies on is written."""
 
     def __init__(self, config: TrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
         ignore_third_party_warnings()
@@ -167,6 +169,7 @@ class QNerfTrainer(Trainer):
         name = f"step-{step:09d}.ckpt"
         kept, self.checkpoint_dir = self.checkpoint_dir, self.base_dir / "unfinished"
         try:
+            self.before_checkpoint()
             super().save_checkpoint(step)
             kept.mkdir(parents=True, exist_ok=True)
             os.replace(self.checkpoint_dir / name, kept / name)
@@ -177,6 +180,9 @@ class QNerfTrainer(Trainer):
                     f"cannot write a checkpoint to {kept} ({str(error).splitlines()[0]}); earlier results are intact: "
                     f"free some space, then go on with: {resume_command(self.config)}"
                 ) from error
+        except UserError as error:
+            with exit_on_user_error(1):
+                raise UserError(f"{error}; go on with: {resume_command(self.config)}") from error
         finally:
             shutil.rmtree(self.checkpoint_dir, ignore_errors=True)
             self.checkpoint_dir = kept

@@ -1,5 +1,6 @@
 """Memory is estimated before long work."""
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,15 @@ from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.diffusion.bundled import BUNDLED
 from qnerf_nerfstudio.diffusion.config import EditorConfig
 from qnerf_nerfstudio.diffusion.loading import load_editor
-from qnerf_nerfstudio.diffusion.memory import CERTAIN, available_bytes, check_memory, estimate_bytes
+from qnerf_nerfstudio.diffusion.memory import (
+    CERTAIN,
+    MOST_ON_CPU,
+    ROOM,
+    available_bytes,
+    check_memory,
+    estimate_bytes,
+    fitting_chunk,
+)
 
 MIB = 2**20
 
@@ -37,6 +46,23 @@ def test_a_chunk_that_cannot_fit_is_refused_with_one_that_does(editor: Any) -> N
     assert estimate_bytes(editor, fitting + 1, (256, 256)) > 200 * MIB
     with pytest.raises(UserError, match=r"--pipeline.editor.checkpointing True, or --pipeline.editor.resolution less"):
         check_memory(editor, 1, (256, 256), available=MIB)
+
+
+def test_a_run_chooses_the_largest_chunk_that_leaves_room(editor: Any) -> None:
+    size = (256, 256)
+    on_gpu = SimpleNamespace(**{name: getattr(editor, name) for name in ("config", "unet", "vae", "latent_stride")})
+    on_gpu.device, on_gpu.dtype = torch.device("cuda"), editor.dtype
+    for views in (1, 7, 16, 40):
+        before = views
+        for fits in range(16, 0, -1):
+            available = int(estimate_bytes(editor, fits, size) / ROOM) + 1
+            chunk = fitting_chunk(on_gpu, views, size, available)
+            assert 1 <= chunk <= min(fits, before)
+            # No chunk would be spared by larger ones.
+            assert math.ceil(views / chunk) == math.ceil(views / min(fits, views))
+            before = chunk
+    assert fitting_chunk(editor, 40, size) == MOST_ON_CPU
+    assert fitting_chunk(on_gpu, 40, size, available=1) == 1
 
 
 @pytest.mark.parametrize(

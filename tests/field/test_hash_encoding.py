@@ -1,5 +1,8 @@
 """The gathered hash encoding against nerfstudio's own."""
 
+import shutil
+
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -39,6 +42,22 @@ def test_values_and_gradients_are_nerfstudios(levels: int, max_res: int, size: i
         results.append((features_, gradient))
     torch.testing.assert_close(results[1][0], results[0][0], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(results[1][1], results[0][1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.release  # compiling takes half a minute
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_it_gives_the_same() -> None:
+    stock = HashEncoding(num_levels=4, log2_hashmap_size=10, hash_init_scale=1.0, implementation="torch")
+    compiled = GatheredHashEncoding(stock, compiled=True)
+    generator = torch.Generator().manual_seed(0)
+    for count in (100, 257):
+        points = torch.rand(count, 3, generator=generator)
+        results = []
+        for encoding in (stock, compiled):
+            features = encoding(points)
+            (gradient,) = torch.autograd.grad(features.square().sum(), stock.hash_table)
+            results.append((features, gradient))
+        torch.testing.assert_close(results[1], results[0], atol=1e-5, rtol=1e-5)
 
 
 def test_every_encoding_of_a_module_is_replaced_and_its_weights_stay() -> None:

@@ -10,8 +10,8 @@ from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.scripts.train import train_loop
 from nerfstudio.utils import comms
 
-from qnerf_nerfstudio.run.artifacts import TensorFile
 from qnerf_nerfstudio.run.slices import SliceRunner
+from qnerf_nerfstudio.run.tensor_file import TensorFile
 from qnerf_nerfstudio.studio.pipeline import QNerfPipeline
 
 

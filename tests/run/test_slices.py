@@ -57,7 +57,7 @@ def test_numbers_that_go_wrong_are_computed_once_more_in_float32(
     else:
         with pytest.raises(FloatingPointError, match="latents of second"):
             run.invert(item)
-        assert not run.artifacts.latents(SOURCE, 7, 0).path.exists()
+        assert not run.artifacts.latents(SOURCE, 7, 0).exists
     assert seen == ["bfloat16", "float32"]
     assert editor.dtype == editor.unet.dtype == editor.vae.dtype == torch.bfloat16
 

@@ -19,7 +19,7 @@ from nerfstudio.scripts import train as train_script
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.common.files import write_json
 from qnerf_nerfstudio.field.model import QNerfModel
-from qnerf_nerfstudio.run import artifacts
+from qnerf_nerfstudio.run import tensor_file
 from qnerf_nerfstudio.run.fingerprint import contents
 from qnerf_nerfstudio.run.manifest import read_manifest, refuse_other
 from qnerf_nerfstudio.run.plan import Plan, PlanConfig
@@ -191,14 +191,14 @@ def test_an_old_checkpoint_that_does_not_fit_is_refused(stopped: Path, capsys: p
 def test_a_slice_that_cannot_be_written_ends_the_run(
     capture: Path, tiny_editor: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = artifacts.save_file
+    save = tensor_file.save_file
 
     def full(tensors: dict, path: Path) -> None:
         if "0002-000" in path.name:
             raise OSError(28, "No space left on device")
         save(tensors, path)
 
-    monkeypatch.setattr(artifacts, "save_file", full)
+    monkeypatch.setattr(tensor_file, "save_file", full)
     text = end_of(few_steps(capture, tiny_editor, tmp_path), 1, capsys)
     assert "cannot write" in text and "No space left on device" in text
     assert f"--load-dir {tmp_path / RUN}/nerfstudio_models" in text
