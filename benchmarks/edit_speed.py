@@ -30,6 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from qnerf_nerfstudio.diffusion.attention import AttentionState, KeysValues
 from qnerf_nerfstudio.diffusion.bundled import BUNDLED_FOLDER
 from qnerf_nerfstudio.diffusion.conditions import QueryTargets, SourceBranch
+from qnerf_nerfstudio.diffusion.config import EditorConfig
 from qnerf_nerfstudio.diffusion.editor import ControlNetEditor
 from qnerf_nerfstudio.diffusion.queries import CodecFit
 from qnerf_nerfstudio.diffusion.text import Prompts
@@ -187,65 +188,71 @@ def by_view(action: Callable[[slice], object], count: int) -> Callable[[], objec
     return lambda: [action(slice(view, view + 1)) for view in range(count)]
 
 
-def main(config: Benchmark) -> None:
-    """Print the table."""
-    base = (qnerf_edit_tiny if config.size == "tiny" else qnerf_edit).config.pipeline
-    assert isinstance(base, QNerfPipelineConfig)
-    dtype = config.dtype or (base.editor.dtype if config.device != "cpu" else "float32")
-    resolution = config.resolution or base.editor.resolution
-    settings = replace(base.editor, guidance_strength=0.05, dtype=dtype, resolution=resolution)
-    editor = (
-        load_trained(BUNDLED_FOLDER, config.device)
-        if config.size == "tiny"
-        else sd_size_editor(settings, config.device)
-    )
-    editor.config = settings
-    naive, step = Naive(editor), editor.num_steps // 2
-    side = settings.resolution
-    generator = torch.Generator().manual_seed(0)
-    images, controls = torch.rand(2, config.chunk, 3, side, side, generator=generator).to(config.device)
-    prompts = editor.encode_prompts("a figure", "a figure", "")
-    latents = editor.encode(images)
-    inputs = Inputs(latents, prompts, controls)
-    source = inputs.source
-    queries = editor.extract(latents, step, prompts, controls, source).queries
-    fit = CodecFit(base.model.query_width // len(editor.layer_names))
-    fit.add(queries)
-    codec = fit.codec().to(config.device)
-    codes = {name: 0.5 * code for name, code in codec.encode(queries).items()}
-    targets = QueryTargets(codec, codes, torch.ones(config.chunk, device=config.device))
-    count = config.chunk
-    parts: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
-        "encode": (lambda: editor.encode(images), by_view(lambda v: editor.encode(images[v]), count)),
-        "inversion step": (
-            lambda: editor.invert_step(latents, step, prompts.target, controls),
-            by_view(lambda v: editor.invert_step(latents[v], step, prompts.target, controls[v]), count),
-        ),
-        "look-ahead step": (
-            lambda: editor.denoise_step(latents, step, prompts, controls, source),
-            lambda: naive.denoise(inputs, step, None),
-        ),
-        "guided step": (
-            lambda: editor.denoise_step(latents, step, prompts, controls, source, targets),
-            lambda: naive.denoise(inputs, step, targets),
-        ),
-        "extraction": (
-            lambda: editor.extract(latents, step, prompts, controls, source),
-            lambda: [
-                editor.extract(each.latents, step, prompts, each.controls, each.source)
-                for each in (inputs[view] for view in range(count))
+@dataclass(frozen=True)
+class Parts:
+    """The parts of an edit of one chunk of views."""
+
+    editor: ControlNetEditor
+    images: Tensor
+    inputs: Inputs
+    targets: QueryTargets
+
+    @classmethod
+    def of(cls, editor: ControlNetEditor, code_width: int, count: int) -> "Parts":
+        """Parts for `count` views of random pixels, drawn to half of their own queries."""
+        side, step = editor.config.resolution, editor.num_steps // 2
+        generator = torch.Generator().manual_seed(0)
+        images, controls = torch.rand(2, count, 3, side, side, generator=generator).to(editor.device)
+        prompts = editor.encode_prompts("a figure", "a figure", "")
+        inputs = Inputs(editor.encode(images), prompts, controls)
+        queries = editor.extract(inputs.latents, step, prompts, controls, inputs.source).queries
+        fit = CodecFit(code_width)
+        fit.add(queries)
+        codec = fit.codec().to(editor.device)
+        codes = {name: 0.5 * code for name, code in codec.encode(queries).items()}
+        return cls(editor, images, inputs, QueryTargets(codec, codes, torch.ones(count, device=editor.device)))
+
+    def ours(self) -> dict[str, Callable[[], object]]:
+        """What does each part."""
+        editor, inputs, step = self.editor, self.inputs, self.editor.num_steps // 2
+        start = inputs.latents, step, inputs.prompts, inputs.controls, inputs.source
+        return {
+            "encode": lambda: editor.encode(self.images),
+            "inversion step": lambda: editor.invert_step(inputs.latents, step, inputs.prompts.target, inputs.controls),
+            "look-ahead step": lambda: editor.denoise_step(*start),
+            "guided step": lambda: editor.denoise_step(*start, self.targets),
+            "extraction": lambda: editor.extract(*start),
+            "decode": lambda: editor.decode(inputs.latents),
+        }
+
+    def naive(self) -> dict[str, Callable[[], object]]:
+        """The same, driven naively."""
+        editor, inputs, step = self.editor, self.inputs, self.editor.num_steps // 2
+        latents, controls, naive = inputs.latents, inputs.controls, Naive(self.editor)
+        count = len(latents)
+        each = [inputs[view] for view in range(count)]
+        return {
+            "encode": by_view(lambda v: editor.encode(self.images[v]), count),
+            "inversion step": by_view(
+                lambda v: editor.invert_step(latents[v], step, inputs.prompts.target, controls[v]), count
+            ),
+            "look-ahead step": lambda: naive.denoise(inputs, step, None),
+            "guided step": lambda: naive.denoise(inputs, step, self.targets),
+            "extraction": lambda: [
+                editor.extract(one.latents, step, one.prompts, one.controls, one.source) for one in each
             ],
-        ),
-        "decode": (lambda: editor.decode(latents), by_view(lambda v: editor.decode(latents[v]), count)),
-    }
+            "decode": by_view(lambda v: editor.decode(latents[v]), count),
+        }
+
+
+def part_counts(base: QNerfPipelineConfig, settings: EditorConfig, views: int, chunk: int) -> dict[str, int]:
+    """How often a run does each part of an edit, per view."""
     plan = Plan(
-        PlanConfig(
-            config.views, settings.num_steps, base.tau, config.chunk, consolidation=base.consolidation, stop=base.stop
-        )
+        PlanConfig(views, settings.num_steps, base.tau, chunk, consolidation=base.consolidation, stop=base.stop)
     )
     guided = sum(len(each.indices) for each in plan.stages if each.task == Task.DENOISE and each.fitted is not None)
     free = sum(len(each.indices) for each in plan.stages if each.task in (Task.DENOISE, Task.LOOK_AHEAD)) - guided
-    counts = {
+    return {
         "encode": 1,
         "inversion step": settings.num_steps,
         "look-ahead step": free,
@@ -253,6 +260,31 @@ def main(config: Benchmark) -> None:
         "extraction": sum(stage.task == Task.EXTRACT for stage in plan.stages),
         "decode": 1,
     }
+
+
+def build_editor(
+    size: Literal["tiny", "sd"], device: str, resolution: int | None, dtype: str | None
+) -> tuple[ControlNetEditor, QNerfPipelineConfig]:
+    """The editor of a size, and the settings of the method that it stands for."""
+    base = (qnerf_edit_tiny if size == "tiny" else qnerf_edit).config.pipeline
+    assert isinstance(base, QNerfPipelineConfig)
+    settings = replace(
+        base.editor,
+        guidance_strength=0.05,
+        dtype=dtype or (base.editor.dtype if device != "cpu" else "float32"),
+        resolution=resolution or base.editor.resolution,
+    )
+    editor = load_trained(BUNDLED_FOLDER, device) if size == "tiny" else sd_size_editor(settings, device)
+    editor.config = settings
+    return editor, base
+
+
+def main(config: Benchmark) -> None:
+    """Print the table."""
+    editor, base = build_editor(config.size, config.device, config.resolution, config.dtype)
+    settings, count = editor.config, config.chunk
+    parts = Parts.of(editor, base.model.query_width // len(editor.layer_names), count)
+    counts, naive = part_counts(base, settings, config.views, count), parts.naive()
     machine = torch.cuda.get_device_name() if config.device != "cpu" else f"{os.cpu_count()} CPU cores"
     table = Table(
         "per view",
@@ -260,13 +292,16 @@ def main(config: Benchmark) -> None:
         "ours, s",
         "naive, s",
         "ratio",
-        title=f"{config.size} editor, {side} pixels, chunks of {count}, {machine}, torch {torch.__version__}",
+        title=(
+            f"{config.size} editor, {settings.resolution} pixels, chunks of {count}, {machine}, "
+            f"torch {torch.__version__}"
+        ),
     )
     totals, peak = [0.0, 0.0], 0
-    for name, (ours, theirs) in parts.items():
+    for name, ours in parts.ours().items():
         timed_ours = seconds(ours, config)
         peak = max(peak, peak_memory(config))
-        timed = timed_ours, seconds(theirs, config)
+        timed = timed_ours, seconds(naive[name], config)
         if config.device != "cpu":
             torch.cuda.reset_peak_memory_stats()
         totals = [total + counts[name] * each for total, each in zip(totals, timed, strict=True)]
@@ -276,7 +311,7 @@ def main(config: Benchmark) -> None:
     console = Console()
     console.print(table)
     for name in ("inversion step", "look-ahead step"):
-        console.print(utilisation(name, parts[name][0], editor.dtype, config))
+        console.print(utilisation(name, parts.ours()[name], editor.dtype, config))
     console.print(rest_of_the_run(base, totals[0], counts["extraction"], config))
     if config.device != "cpu":
         console.print(f"our peak memory {peak / 2**30:.1f} GiB, the models' weights included")

@@ -1,7 +1,9 @@
 """Models of Stable Diffusion 1.5's and ControlNet 1.1's shape with random weights: they cost what real ones cost."""
 
+from pathlib import Path
+
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from qnerf_nerfstudio.diffusion.bundled import BUNDLED_FOLDER
@@ -13,7 +15,33 @@ from qnerf_nerfstudio.toy.training.models import build_scheduler
 
 
 def sd_size_editor(config: EditorConfig, device: str) -> ControlNetEditor:
-    """An editor of Stable Diffusion 1.5's size, its configuration written out from the published one."""
+    """An editor of Stable Diffusion 1.5's size."""
+    models, controlnet = _sd_size(device)
+    return ControlNetEditor(models, [controlnet], config, device)
+
+
+def save_sd_size(folder: Path) -> None:
+    """Write models of that size, in half precision, as a folder that a run reads; its ControlNet lies in it."""
+    if (folder / "model_index.json").exists():
+        return
+    models, controlnet = _sd_size("cpu")
+    (tokenizer,), (text_encoder,) = models.prompts.tokenizers, models.prompts.models
+    controlnet.half().save_pretrained(folder / "controlnet")
+    pipeline = StableDiffusionPipeline(
+        vae=models.vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=models.unet,
+        scheduler=models.scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.to(dtype=torch.float16).save_pretrained(folder)
+
+
+def _sd_size(device: str) -> tuple[Models, ControlNetModel]:
+    """Models and their ControlNet, their configuration written out from the published one."""
     torch.manual_seed(0)
     with torch.device(device):
         unet = UNet2DConditionModel(
@@ -47,6 +75,4 @@ def sd_size_editor(config: EditorConfig, device: str) -> ControlNetEditor:
     # Only the number of tokens matters here.
     tokenizer = CLIPTokenizer.from_pretrained(BUNDLED_FOLDER / "tokenizer")
     scheduler = build_scheduler()
-    return ControlNetEditor(
-        Models(vae, unet, scheduler, PromptEncoder([(tokenizer, text_encoder)])), [controlnet], config, device
-    )
+    return Models(vae, unet, scheduler, PromptEncoder([(tokenizer, text_encoder)])), controlnet

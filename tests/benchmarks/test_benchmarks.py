@@ -5,6 +5,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import gpu
+import gpu_scale
 import pytest
 import real_models
 import torch
@@ -178,3 +180,49 @@ def test_real_models_are_shown_and_measured(tmp_path: Path) -> None:
         assert float(line.split("|")[2]) >= -1e3
     # Views that are edited one by one have no queries in a field.
     assert line.split("|")[3].strip() == "-"
+
+
+def toy_gpu(tmp_path: Path, run_views: int) -> gpu.Benchmark:
+    return gpu.Benchmark(
+        size="tiny",
+        device="cpu",
+        rays=(64,),
+        chunks=(1,),
+        resolution=64,
+        repeats=1,
+        run_views=run_views,
+        out=tmp_path / "gpu",
+        options=tuple(SHORT),
+    )
+
+
+def test_costs_on_a_gpu_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(gpu.ENCODINGS, "ours, compiled")  # takes half a minute
+    gpu.main(toy_gpu(tmp_path, run_views=0))
+    results = json.loads((tmp_path / "gpu/results.json").read_text())
+    stock, ours = results["field"]
+    assert [stock["encoding"], ours["encoding"]] == list(gpu.ENCODINGS)
+    # Fewer operations are fewer kernels on a GPU.
+    assert ours["kernels"] < 0.8 * stock["kernels"]
+    assert all(row["ms a step"] > 0 for row in results["field"])
+    chosen = [row for row in results["editing"] if row["chosen"]]
+    assert len(chosen) == 1 and chosen[0]["an edit of a view"] > 0
+
+
+@pytest.mark.release  # whole runs
+def test_a_whole_run_is_measured(tmp_path: Path) -> None:
+    config = toy_gpu(tmp_path, run_views=4)
+    found = gpu.measure_run(config)
+    assert found["whole run"] > sum(found[stage] for stage in found if "field" in stage) > 0
+    assert found["peak, GiB"] > 0 and len(list((config.out / "edited").rglob("*.*"))) > 1
+
+
+@pytest.mark.release  # whole runs
+def test_growth_is_measured(tmp_path: Path) -> None:
+    config = gpu_scale.Benchmark(
+        method="qnerf-edit-tiny", views=(3, 6), pixels=(64,), out=tmp_path / "scale", options=tuple(SHORT)
+    )
+    gpu_scale.main(config)
+    few, many = json.loads((config.out / "results.json").read_text())["cells"]
+    assert (few["views"], many["views"]) == (3, 6) and few["editing, s a view"] > 0
+    assert many["edit folder, GiB"] > few["edit folder, GiB"] > 0
