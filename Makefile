@@ -2,8 +2,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+DOCS := $(VENV)-docs
 
-.PHONY: demo test release-check lint system clean
+.PHONY: demo test release-check lint system docs clean
 
 demo: $(READY)  ## edit a procedural capture from start to end
 	$(BIN)/qnerf demo demo
@@ -27,6 +28,9 @@ lint: $(READY)
 system: $(READY)  ## the system packages that some tests need, where this user may install them
 	sh tests/system.sh $(BIN)/python
 
+docs: $(DOCS)/ready  ## build the manual as a site, site/index.html
+	$(DOCS)/bin/mkdocs build --strict
+
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 	{ echo "$(PYTHON) is no Python 3.11 to 3.13 with venv and pip: name one, as in make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
@@ -35,5 +39,11 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $(READY)
 
+$(DOCS)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --upgrade pip
+	$(DOCS)/bin/python -m pip install --quiet --constraint constraints.txt --group docs
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV)-detect demo
+	rm -rf $(VENV) $(VENV)-detect $(DOCS) site demo

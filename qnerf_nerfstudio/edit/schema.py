@@ -156,7 +156,7 @@ class RigControl(JointedControl):
     mesh: RelativePath
     """Mesh file in the source pose and in the coordinates of transforms.json, relative to edit.json."""
     draw: RigKinds = ("depth",)
-    """What its control images show."""
+    """What its control images show: one kind, or a list of several."""
 
     @model_validator(mode="after")
     def _drawn_by_names(self) -> "RigControl":
@@ -217,7 +217,7 @@ class MeshPlacement(Placement):
     """A mesh and its place."""
 
     mesh: RelativePath
-    """Mesh file, relative to edit.json, of a format in `solids.MESH_FORMATS`."""
+    """Mesh file, relative to edit.json: PLY, OBJ, STL, OFF, GLB, glTF, 3MF or DAE."""
     scale: Length | tuple[Length, Length, Length] = 1.0
     """Factor of the mesh's own size, or one for each of its axes."""
 
@@ -245,7 +245,7 @@ class MeshControl(_Strict):
     target: MeshPlacement
     """The mesh in the edited scene; the same file elsewhere, or another one."""
     draw: SolidKinds = ("depth",)
-    """What its control images show."""
+    """What its control images show: one kind, or a list of several."""
 
 
 class BoxControl(_Strict):
@@ -257,7 +257,7 @@ class BoxControl(_Strict):
     target: BoxPlacement
     """The box in the edited scene."""
     draw: SolidKinds = ("depth",)
-    """What its control images show."""
+    """What its control images show: one kind, or a list of several."""
 
 
 class PartsControl(_Strict):
