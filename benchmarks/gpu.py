@@ -35,6 +35,7 @@ from qnerf_nerfstudio.diffusion.memory import estimate_bytes, fitting_chunk
 from qnerf_nerfstudio.field import model as field_model
 from qnerf_nerfstudio.field.hash_encoding import gather_encodings
 from qnerf_nerfstudio.methods import qnerf_edit
+from qnerf_nerfstudio.toy.demo import environment_with_ffmpeg
 
 GIB = 2**30
 ENCODINGS: dict[str, Callable[..., None]] = {
@@ -238,9 +239,9 @@ def measure_run(config: Benchmark) -> dict[str, Any]:
     folder = trained / "e" / method / "t"
     rendered = ["--load-config", folder / "config.yml", "--output-path", config.out / "edited"]
     started = time.perf_counter()
-    # Pictures: videos need an ffmpeg.
-    frames = ["--output-format", "images", "--interpolation-steps", 2]
-    run([scripts / "ns-render", "interpolate", *rendered, *frames], config.out / "render.log")
+    frames = ["--pose-source", "train", "--output-format", "images", "--interpolation-steps", 2]
+    with patch.dict(os.environ, environment_with_ffmpeg(config.out)):
+        run([scripts / "ns-render", "interpolate", *rendered, *frames], config.out / "render.log")
     return {
         "whole run": took,
         "ns-render": time.perf_counter() - started,
