@@ -20,8 +20,14 @@ from torchvision.utils import save_image
 from qnerf_nerfstudio import EditorConfig, SourceBranch, control_images, load_edit, load_editor, read_capture
 from qnerf_nerfstudio.edit.schema import control_kinds
 
-BUNDLED = {"resolution": 256, "dtype": "float32", "guidance_scale": 1.0, "inversion_iterations": 2}
-"""Settings that the bundled editor was trained for."""
+BUNDLED = {
+    "resolution": 256,
+    "dtype": "float32",
+    "guidance_scale": 1.0,
+    "injection_start": 0.0,
+    "inversion_iterations": 2,
+}
+"""Settings of the bundled editor, those of qnerf-edit-tiny."""
 
 
 def main(data: Path, view: int = 0, model: str = "bundled", num_steps: int = 20) -> None:
@@ -29,7 +35,7 @@ def main(data: Path, view: int = 0, model: str = "bundled", num_steps: int = 20)
 
     Args:
         data: The capture, a nerfstudio dataset with an edit.json.
-        view: Number of the photo.
+        view: Number of the photo; training views come first.
         model: "bundled", or hub id, folder or file of a Stable Diffusion model.
         num_steps: Number of diffusion timesteps.
     """

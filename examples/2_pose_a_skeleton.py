@@ -25,7 +25,7 @@ def raised(joints: dict[str, np.ndarray], side: str, degrees: float) -> dict[str
     shoulder = joints[f"{side}_shoulder"]
     outwards = shoulder - joints["neck"]
     hips = (joints["l_hip"] + joints["r_hip"]) / 2
-    # The right-hand rule: from the hips' side to the outer side, upwards.
+    # The shortest turn from straight down to straight outwards is about this axis.
     axis = np.cross(hips - joints["neck"], outwards)
     turn = Rotation.from_rotvec(np.radians(degrees) * axis / np.linalg.norm(axis))
     arm = (f"{side}_elbow", f"{side}_wrist")

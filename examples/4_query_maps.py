@@ -36,7 +36,7 @@ def main(data: Path, view: int = 0, index: int = 12, out: Path = Path("queries.p
 
     Args:
         data: The capture, a nerfstudio dataset with an edit.json.
-        view: Number of the photo.
+        view: Number of the photo; training views come first.
         index: The timestep, from 0 (noise) to 19.
         out: The picture.
     """
