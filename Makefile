@@ -3,8 +3,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 DOCS := $(VENV)-docs
+OWN = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+OTHERS = $(foreach version,$(filter-out $(OWN),3.11 3.12 3.13),$(if $(shell python$(version) -V 2>/dev/null),python$(version)))
 
-.PHONY: demo test release-check lint system docs clean
+.PHONY: demo test release-check release-tests release-wheel release-pythons lint system docs clean
 
 demo: $(READY)  ## edit a procedural capture from start to end
 	$(BIN)/qnerf demo demo
@@ -13,11 +15,27 @@ test: $(READY) lint system  ## lint, type check and test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not browser and not release"
 	$(BIN)/python -m pytest -m "browser and not release"  # alone: it measures how soon pages answer
 
-release-check: test  ## all that `test` does, and the tests that take too long for it
+release-check: test release-tests release-wheel release-pythons  ## all that `test` does, and what takes too long for it
+
+release-tests: $(READY)  ## the tests that take minutes each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist load -m release
 	$(PYTHON) -m venv $(VENV)-detect  # MediaPipe brings another OpenCV
 	$(VENV)-detect/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,detect]" scikit-image
 	OMP_NUM_THREADS=1 $(VENV)-detect/bin/python -m pytest tests/pages/test_pose_start.py -m release
+
+release-wheel:  ## the built package: its contents, its page on the index, and the demo from the wheel alone
+	rm -rf dist $(VENV)-build $(VENV)-release
+	$(PYTHON) -m venv $(VENV)-build
+	$(VENV)-build/bin/python -m pip install --quiet build twine
+	$(VENV)-build/bin/python -m build --outdir dist .
+	$(VENV)-build/bin/twine check --strict dist/*
+	$(PYTHON) tests/check_wheel.py dist/*.whl
+	$(PYTHON) -m venv $(VENV)-release
+	$(VENV)-release/bin/python -m pip install --quiet --constraint constraints.txt dist/*.whl
+	cd $(VENV)-release && bin/qnerf demo demo  # from where the clone cannot be imported
+
+release-pythons:  ## the tests on the other supported versions of Python on PATH, each in an environment of its own
+	for python in $(OTHERS); do $(MAKE) test PYTHON=$$python VENV=.venv-$$python || exit 1; done
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -46,4 +64,4 @@ $(DOCS)/ready: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-detect $(DOCS) site demo
+	rm -rf $(VENV) $(VENV)-detect $(DOCS) $(VENV)-build $(VENV)-release $(VENV)-python3.* dist site demo

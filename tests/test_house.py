@@ -74,7 +74,7 @@ def test_public_names_are_there() -> None:
 
 def _pages() -> list[Path]:
     root = PACKAGE.parent
-    return sorted([*root.glob("*.md"), *root.glob("docs/*.md"), *root.glob("benchmarks/*.md")])
+    return sorted(page for folder in (".", "docs", "benchmarks", "examples") for page in root.glob(f"{folder}/*.md"))
 
 
 @pytest.mark.parametrize("page", _pages(), ids=lambda path: path.name)

@@ -13,6 +13,7 @@ SOURCES = {
     "benchmarks.md": "benchmarks/README.md",
     "changelog.md": "CHANGELOG.md",
     "contributing.md": "CONTRIBUTING.md",
+    "examples.md": "examples/README.md",
     "model_card.md": "qnerf_nerfstudio/toy/weights/README.md",
     "security.md": "SECURITY.md",
 }
