@@ -158,5 +158,7 @@ def finished_panel(run: Path, artifacts: EditArtifacts, seconds: dict[str, float
     table.add_row("report", f"{run / 'report.html'}")
     table.add_row("as a dataset", f"ns-train nerfacto --data {artifacts.root}")
     table.add_row("look around", f"ns-viewer --load-config {config}")
-    table.add_row("video", f"ns-render interpolate --pose-source train --load-config {config} --output-path {run / 'edited.mp4'}")
+    table.add_row(
+        "video", f"ns-render interpolate --pose-source train --load-config {config} --output-path {run / 'edited.mp4'}"
+    )
     return Panel(table, title="edit finished", expand=False)

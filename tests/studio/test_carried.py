@@ -37,7 +37,8 @@ def test_a_run_that_is_killed_among_carried_views_ends_as_one_that_is_not(
     for step, words in ((6, begin), (11, resume)):
         code, output = script(KILLED_TRAIN, list(map(str, (step, "write", *words))))
         assert code == -signal.SIGKILL, output[-2000:]
-        assert "of memory beside the models" in " ".join(output.split())
+        # What it costs is told before it starts, not when it goes on.
+        assert ("of memory beside the models" in " ".join(output.split())) == (words is begin)
     command("ns-train", *resume)
     for folder in ("carried", "images"):
         names = sorted(path.name for path in (begun_carried / "edit" / folder).glob("*.png"))
