@@ -61,7 +61,9 @@ def test_views_are_carried_without_diffusion_models(capture: Path, tmp_path: Pat
 
 def test_a_field_that_does_not_show_what_moves_is_not_carried(capture: Path, tiny_editor: Path, tmp_path: Path) -> None:
     begin = ["--data", capture, *where(tmp_path / "start"), *edited_by(tiny_editor), *SHORT, *BOXES]
-    output = command("ns-train", "qnerf-edit-tiny", *begin)
+    output = command("ns-train", "qnerf-edit-tiny", *begin, "--pipeline.keep-latents", "False")
+    kept = tmp_path / "start" / RUN / "edit"
+    assert (kept / "images").exists() and not (kept / "latents").exists() and not (kept / "queries").exists()
     assert "of the skeleton's 13 bones" in output and "begin from their photos' inverted noise" in output
     options = [*where(tmp_path / "alone"), *SHORT, "--pipeline.editing", "carried"]
     output = command("ns-train", "qnerf-edit-tiny", "--data", capture, *options, code=1)
