@@ -17,8 +17,15 @@ import torch
 import tyro
 from torchvision.utils import save_image
 
-from qnerf_nerfstudio import EditorConfig, SourceBranch, control_images, load_edit, load_editor, read_capture
-from qnerf_nerfstudio.edit.schema import control_kinds
+from qnerf_nerfstudio import (
+    EditorConfig,
+    SourceBranch,
+    control_images,
+    control_kinds,
+    load_edit,
+    load_editor,
+    read_capture,
+)
 
 BUNDLED = {
     "resolution": 256,

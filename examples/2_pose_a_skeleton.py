@@ -16,8 +16,7 @@ import numpy as np
 import tyro
 from scipy.spatial.transform import Rotation
 
-from qnerf_nerfstudio import Edit, UserError, load_edit
-from qnerf_nerfstudio.edit.schema import SkeletonControl
+from qnerf_nerfstudio import Edit, SkeletonControl, UserError, load_edit
 
 
 def raised(joints: dict[str, np.ndarray], side: str, degrees: float) -> dict[str, np.ndarray]:

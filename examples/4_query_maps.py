@@ -16,8 +16,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.utils import save_image
 
-from qnerf_nerfstudio import EditorConfig, control_images, load_edit, load_editor, read_capture
-from qnerf_nerfstudio.edit.schema import control_kinds
+from qnerf_nerfstudio import EditorConfig, control_images, control_kinds, load_edit, load_editor, read_capture
 
 CONFIG = EditorConfig(model="bundled", resolution=256, dtype="float32", num_steps=20, guidance_scale=1.0)
 

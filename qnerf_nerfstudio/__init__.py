@@ -20,7 +20,7 @@ _PUBLIC = {
     "diffusion.text": ("Prompts", "TextStates"),
     "diffusion.queries": ("CodecFit", "Extraction", "QueryCodec"),
     "edit.reading": ("load_edit",),
-    "edit.schema": ("Edit",),
+    "edit.schema": ("Edit", "SkeletonControl", "control_kinds"),
     "field.field": ("QNerfField",),
     "field.model": ("QNerfModel", "QNerfModelConfig"),
     "run.plan": ("Plan", "PlanConfig"),
