@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers.browser import free_port
 from helpers.captures import small_capture
-from helpers.commands import SCRIPTS
+from helpers.commands import SCRIPTS, command
 from helpers.people import openpose, seen, write_keypoints
 from PIL import Image
 from rich.console import Console
@@ -79,15 +79,11 @@ def test_the_command_tells_what_it_saw_and_opens_the_page(data: Path) -> None:
             lines.append(line)
         process.kill()
     assert "Seen in 8 of 8 photos" in "".join(lines)
-    refused = [SCRIPTS / "qnerf", "pose", "--data", data, "--keypoints", data / "images"]
-    done = subprocess.run(list(map(str, refused)), capture_output=True, text=True, env={"COLUMNS": "300"}, check=False)
-    assert done.returncode == 2 and "none of the 0 JSON files" in done.stdout + done.stderr
-    alone = [*refused[:4], "--person", "2"]
-    done = subprocess.run(list(map(str, alone)), capture_output=True, text=True, env={"COLUMNS": "300"}, check=False)
-    assert done.returncode == 2 and "--person is one of those that" in done.stdout + done.stderr
-    twice = [*refused[:4], "--field-iterations", "9", "--run", data]
-    done = subprocess.run(list(map(str, twice)), capture_output=True, text=True, env={"COLUMNS": "300"}, check=False)
-    assert done.returncode == 2 and "--field-iterations trains a field where no --run" in done.stdout + done.stderr
+    pose = ("qnerf", "pose", "--data", data)
+    assert "none of the 0 JSON files" in command(*pose, "--keypoints", data / "images", code=2)
+    assert "--person is one of those that" in command(*pose, "--person", "2", code=2)
+    both = command(*pose, "--field-iterations", "9", "--run", data, code=2)
+    assert "--field-iterations trains a field where no --run" in both
 
 
 def test_detection_says_what_it_needs(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

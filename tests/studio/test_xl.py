@@ -41,6 +41,7 @@ def test_views_are_inverted_guided_fitted_and_decoded(run: Path) -> None:
     assert json.loads((edit / "manifest.json").read_text())["image_size"] == [64, 64]
 
 
+@pytest.mark.release  # the same slices as Stable Diffusion's, whose run is killed in test_commands.py
 def test_a_run_that_is_killed_ends_as_one_that_is_not(run: Path, xl: Path, capture: Path, tmp_path: Path) -> None:
     begin = [
         "qnerf-edit-tiny",
