@@ -45,14 +45,14 @@ ENCODINGS: dict[str, Callable[..., None]] = {
 }
 """What a model does with its hash encodings."""
 RUN = ("--vis", "tensorboard", "--experiment-name", "e", "--timestamp", "t")
-BRIEF = {
-    "pipeline.editor.num-steps": 10,
-    "pipeline.tau": 2,
-    "pipeline.stop": 0.3,
-    "pipeline.source-iterations": 200,
-    "pipeline.fit-iterations": 50,
-    "pipeline.final-iterations": 200,
-}
+BRIEF = (
+    *("--pipeline.editor.num-steps", "10"),
+    *("--pipeline.tau", "2"),
+    *("--pipeline.stop", "0.3"),
+    *("--pipeline.source-iterations", "200"),
+    *("--pipeline.fit-iterations", "50"),
+    *("--pipeline.final-iterations", "200"),
+)
 """A whole run, with few steps of everything."""
 
 
@@ -228,11 +228,11 @@ def measure_run(config: Benchmark) -> dict[str, Any]:
     if not (capture / "transforms.json").exists():
         asked = [capture, "--views", config.run_views, "--novel-views", 1]
         run([scripts / "qnerf", "toy", "capture", *asked], config.out / "capture.log")
-    method, models = ("qnerf-edit-tiny", []) if config.size == "tiny" else ("qnerf-edit", _model_options(config))
+    method = "qnerf-edit-tiny" if config.size == "tiny" else "qnerf-edit"
+    models = [] if config.size == "tiny" else model_options(config.out / "models")
     if config.resolution:
         models += ["--pipeline.editor.resolution", str(config.resolution)]
-    words = [method, "--data", capture, "--output-dir", trained, *RUN, *models]
-    words += [word for name, value in BRIEF.items() for word in (f"--{name}", value)]
+    words = [method, "--data", capture, "--output-dir", trained, *RUN, *models, *BRIEF]
     started = time.perf_counter()
     run([sys.executable, "-c", TRAIN, config.out / "peak", *words, *config.options], config.out / "train.log")
     took = time.perf_counter() - started
@@ -250,9 +250,8 @@ def measure_run(config: Benchmark) -> dict[str, Any]:
     }
 
 
-def _model_options(config: Benchmark) -> list[str]:
-    """Options that name a folder of models of Stable Diffusion's size, which is made first."""
-    folder = config.out / "models"
+def model_options(folder: Path) -> list[str]:
+    """Options that name a folder of models of Stable Diffusion's size, which are made where they are not there."""
     save_sd_size(folder)
     return ["--pipeline.editor.model", str(folder), "--pipeline.editor.controlnet", str(folder / "controlnet")]
 

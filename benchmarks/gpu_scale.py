@@ -17,10 +17,9 @@ from typing import Any
 
 import torch
 import tyro
-from gpu import BRIEF, GIB, RUN, markdown
+from gpu import BRIEF, GIB, RUN, markdown, model_options
 from real_models import TRAIN, run
 from rich.console import Console
-from sd_models import save_sd_size
 
 from qnerf_nerfstudio.common.files import write_json
 
@@ -64,13 +63,10 @@ def measure(views: int, pixels: int, devices: int, config: Benchmark) -> dict[st
     folder.mkdir(parents=True, exist_ok=True)
     words = [config.method, "--data", data, "--output-dir", folder, *RUN, "--pipeline.editor.resolution", pixels]
     if config.method == "qnerf-edit":
-        models = config.out / "models"
-        save_sd_size(models)
-        words += ["--pipeline.editor.model", models, "--pipeline.editor.controlnet", models / "controlnet"]
+        words += model_options(config.out / "models")
     if devices > 1:
         words += ["--machine.num-devices", devices]
-    words += [word for name, value in BRIEF.items() for word in (f"--{name}", value)]
-    run([sys.executable, "-c", TRAIN, folder / "peak", *words, *config.options], folder / "train.log")
+    run([sys.executable, "-c", TRAIN, folder / "peak", *words, *BRIEF, *config.options], folder / "train.log")
     edit = folder / "e" / config.method / "t" / "edit"
     seconds = json.loads((edit / "seconds.json").read_text())
     fields = sum(value for stage, value in seconds.items() if "field" in stage or "fit" in stage)

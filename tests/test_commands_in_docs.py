@@ -137,7 +137,7 @@ def test_commands_of_minutes_run_as_they_stand(tmp_path: Path) -> None:
         name, *words = shlex.split(line)
         subprocess.run([str(SCRIPTS / name), *words], cwd=tmp_path, env=environment_with_ffmpeg(tmp_path), check=True)
 
-    # Videos go from one held-out view to the next: it takes two of them.
+    # ns-eval asks for views that were held out.
     small_capture(tmp_path, num_views=20)
     run_as_a_user(f"{CARRIED} --viewer.quit-on-train-completion True")
     (made,) = (tmp_path / "outputs/scene/qnerf-edit-tiny").iterdir()
