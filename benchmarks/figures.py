@@ -93,7 +93,7 @@ OTHERS = {name: name for name in ("per-view", "reference attention", "token prop
 LIFTED = {
     "per-view, lifted": "per-view, lifted",
     "one-shot (lifted)": "one-shot",
-    "progressive (lifted), the default": "progressive",
+    "progressive (lifted), the default then": "progressive",
 }
 SEED_7 = {
     "dataset update": "dataset update",
@@ -103,7 +103,7 @@ SEED_7 = {
     "blending queries (lifted)": "progressive, blend",
     "guided by queries and drawn to renders (lifted)": "progressive, guidance too",
     "one-shot, drawn to renders (lifted)": "one-shot",
-    "progressive, drawn to renders (lifted), the default": "progressive",
+    "progressive, drawn to renders (lifted), the default then": "progressive",
 }
 SEED_1 = {label: method for label, method in SEED_7.items() if "blend" not in method and "guidance" not in method}
 WRONG = {

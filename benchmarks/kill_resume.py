@@ -56,7 +56,8 @@ OPTIONS = [
     *("--pipeline.editor.num-steps", "6", "--pipeline.tau", "2", "--pipeline.chunk", "4"),
     *("--pipeline.editor.resolution", "64", "--pipeline.datamanager.train-num-rays-per-batch", "256"),
     *("--pipeline.source-iterations", "8", "--pipeline.fit-iterations", "9", "--pipeline.final-iterations", "15"),
-    *("--pipeline.stop", "0.4", "--steps-per-save", "7", "--vis", "tensorboard"),
+    *("--pipeline.consolidation", "progressive", "--pipeline.stop", "0.4"),
+    *("--steps-per-save", "7", "--vis", "tensorboard"),
 ]
 
 

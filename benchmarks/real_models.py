@@ -82,8 +82,10 @@ def measure(name: str, config: Benchmark) -> dict[str, float]:
         return json.loads(done.read_text())
     folder.mkdir(parents=True, exist_ok=True)
     where = ["--data", config.data, "--output-dir", folder, "--experiment-name", "e", "--timestamp", "t"]
-    words = [config.method, *where, "--vis", "tensorboard", *models(config, "pipeline.editor."), *RECIPES[name]]
-    run([sys.executable, "-c", TRAIN, folder / "peak", *words, *config.options], folder / "train.log")
+    words = [config.method, *where, "--vis", "tensorboard", *models(config, "pipeline.editor.")]
+    # What makes the recipe comes last: the last of two values counts.
+    words += [*config.options, *RECIPES[name]]
+    run([sys.executable, "-c", TRAIN, folder / "peak", *words], folder / "train.log")
     trained = folder / "e" / config.method / "t"
     scripts = Path(sys.executable).parent
     scores = folder / "eval.json"

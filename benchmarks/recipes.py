@@ -42,6 +42,8 @@ Method = Literal[
     "shared appearance",
     "token propagation",
 ]
+PROGRESSIVE = ["--pipeline.consolidation", "progressive", "--pipeline.stop", "0.4"]
+"""Two intervals; one, "one-shot", is the default of qnerf-edit-tiny."""
 SHAPED = ["--pipeline.model.queries-shape-density", "True"]
 """Where queries guide, they shape the field, as in the paper."""
 INVERTED = ["--pipeline.start", "inverted", "--pipeline.consolidation", "none"]
@@ -51,22 +53,38 @@ PRODUCT: dict[str, list[str]] = {
     "per-view, lifted": INVERTED,
     "carried": ["--pipeline.editing", "carried"],
     "carried start": ["--pipeline.consolidation", "none"],
-    "one-shot": ["--pipeline.consolidation", "one-shot"],
-    "progressive": [],
-    "progressive, guidance too": [*SHAPED, "--pipeline.editor.guidance-strength", "0.05"],
+    "one-shot": [],
+    "progressive": PROGRESSIVE,
+    "progressive, guidance too": [*PROGRESSIVE, *SHAPED, "--pipeline.editor.guidance-strength", "0.05"],
     "progressive, guidance only": [
+        *PROGRESSIVE,
         *SHAPED,
         *("--pipeline.editor.guidance-strength", "0.05"),
         *("--pipeline.editor.render-weight", "0"),
     ],
-    "progressive, blend": [*SHAPED, "--pipeline.editor.mode", "blend", "--pipeline.editor.render-weight", "0"],
-    "progressive, mean of views": ["--pipeline.model.robust", "False"],
-    "progressive, not lifted": ["--pipeline.lift-controls", "False"],
+    "progressive, blend": [
+        *PROGRESSIVE,
+        *SHAPED,
+        "--pipeline.editor.mode",
+        "blend",
+        "--pipeline.editor.render-weight",
+        "0",
+    ],
+    "progressive, mean of views": [*PROGRESSIVE, "--pipeline.model.robust", "False"],
+    "progressive, not lifted": [*PROGRESSIVE, "--pipeline.lift-controls", "False"],
     "progressive, mean of views, not lifted": [
+        *PROGRESSIVE,
         *("--pipeline.model.robust", "False"),
         *("--pipeline.lift-controls", "False"),
     ],
-    "progressive, replace": [*SHAPED, "--pipeline.editor.mode", "replace", "--pipeline.editor.render-weight", "0"],
+    "progressive, replace": [
+        *PROGRESSIVE,
+        *SHAPED,
+        "--pipeline.editor.mode",
+        "replace",
+        "--pipeline.editor.render-weight",
+        "0",
+    ],
 }
 """Recipes that are settings of the product, as options of ns-train."""
 UPDATE_ROUNDS = 3

@@ -17,7 +17,7 @@ from helpers.captures import small_capture
 from helpers.commands import SHORT
 from helpers.models import save_tiny_set
 from hidden import hidden_pixels
-from leverage import Leverage
+from leverage import NARROW, Leverage
 from PIL import Image
 from recipes import read_views
 from settings import WRONG_EVERY, Setting, field_settings, views_of, write_scene
@@ -75,7 +75,7 @@ def test_own_queries_in_place_change_nothing(tmp_path: Path) -> None:
     write_scene(tmp_path / "scene", 3, 4, "tight", size=128)
     settings = copy.deepcopy(qnerf_edit_tiny.config.pipeline)
     assert isinstance(settings, QNerfPipelineConfig)
-    settings.editor.num_steps = 8
+    settings.editor.num_steps, settings.source_iterations, settings.final_iterations = 8, 10, 10
     leverage = Leverage(tmp_path / "scene", tmp_path, 3, 2, settings)
     assert leverage.chosen.tolist() == [0, 3]
     # Views that begin where the true ones do, under their control and with their keys and values, are these.
@@ -87,6 +87,13 @@ def test_own_queries_in_place_change_nothing(tmp_path: Path) -> None:
     leverage.sources = [latents.flip(0) for latents in leverage.sources]
     other = leverage.row("true queries in place, all steps")
     assert float((other - plain).abs().mean()) > 0.03
+    # What a young field renders is a part of them.
+    own, rendered = leverage.targets(4, NARROW), leverage.targets(4, NARROW, by_field=True)
+    assert (rendered.confidence > 0).all()
+    assert (rendered.confidence < 1).all()
+    for layer, codes in own.codes.items():
+        assert rendered.codes[layer].shape == codes.shape
+        assert (codes - rendered.codes[layer]).norm() < codes.norm()
 
 
 def test_half_of_the_views_is_held_out(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ SHORT = [
     *("--pipeline.datamanager.pixel-sampler.region-share", "0"),
     *("--pipeline.start", "inverted"),
     *("--pipeline.tau", "2"),
+    *("--pipeline.consolidation", "progressive"),
     *("--pipeline.stop", "0.4"),
     *("--pipeline.source-iterations", "5"),
     *("--pipeline.fit-iterations", "6"),

@@ -16,7 +16,7 @@ def short_edit(capture: Path, out: Path, num_steps: int, editor: Path | None = N
     pipeline.editor.num_steps, pipeline.editor.resolution, pipeline.tau = num_steps, 64, 2
     if editor is not None:
         pipeline.editor.model, pipeline.editor.controlnet = str(editor), (str(editor / "controlnet"),)
-    pipeline.start, pipeline.stop = "inverted", 0.4
+    pipeline.start, pipeline.consolidation, pipeline.stop = "inverted", "progressive", 0.4
     pipeline.source_iterations, pipeline.fit_iterations, pipeline.final_iterations = 3, 4, 8
     pipeline.datamanager.train_num_rays_per_batch = 64
     return config

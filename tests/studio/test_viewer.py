@@ -41,6 +41,8 @@ def test_an_edit_is_watched_steered_and_stays_responsive(page: Page, capture: Pa
         *(
             "--pipeline.start",
             "inverted",
+            "--pipeline.consolidation",
+            "progressive",
             "--pipeline.stop",
             "0.3",
             "--pipeline.source-iterations",

@@ -12,6 +12,12 @@ from qnerf_nerfstudio.toy.training.checkpoint import Progress
 RECORD = "training.json"
 """What --work keeps of the training for the card."""
 CARD = "README.md"
+PARTS = {
+    "all": "UNet, ControlNet and text encoder together",
+    "controlnet": "the ControlNet alone",
+    "decoder": "the UNet's decoder alone",
+}
+"""Parts in words, see TrainEditorConfig.trained."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +65,10 @@ class Record:
     """Training of the VAE."""
     denoiser: Stage
     """Training of the other parts."""
-    control_only: bool
-    """Whether that was the ControlNet alone."""
+    trained: str
+    """Which parts those were, see TrainEditorConfig."""
+    followed: float
+    """Share of the steps that taught to follow queries."""
     pairs: int
     """Pairs that were rendered for the denoiser."""
     seed: int
@@ -79,6 +87,9 @@ class Record:
         if not path.is_file():
             return None
         document = json.loads(path.read_text(encoding="utf-8"))
+        # Records of before 0.7 knew two choices of parts.
+        document.setdefault("trained", "controlnet" if document.pop("control_only", False) else "all")
+        document.setdefault("followed", 0.0)
         stages = {key: Stage(**document.pop(key)) for key in ("vae", "denoiser")}
         return cls(**document, **stages)
 
@@ -118,7 +129,9 @@ def _facts(out: Path, record: Record, machine: str) -> list[str]:
     if record.initial is not None:
         start = f"the weights of another model set, `{record.initial}`, "
         start += "whose card is quoted below" if record.before else "which has no card"
-    parts = "the ControlNet alone" if record.control_only else "UNet, ControlNet and text encoder together"
+    parts = PARTS[record.trained]
+    followed = "; in {:g} of the steps the target's control is absent, loose or the source's, and its decoder gets the "
+    followed += "queries of a pass that sees the right one"
     return [
         f"**Start**: {start}.",
         f"**Data**: about {record.pairs} rendered pairs (one body, one camera, two poses) of `qnerf_nerfstudio.toy`, "
@@ -127,7 +140,7 @@ def _facts(out: Path, record: Record, machine: str) -> list[str]:
         f"**Training of the VAE**: {record.vae.line('crops, half as many whole images in the last quarter')}.",
         f"**Training of {parts}**: {record.denoiser.line('pairs')}; v-prediction, moving average of the weights; in "
         "part of the steps the pair's own keys and values are injected into the decoder's self-attention, as the "
-        "method does.",
+        f"method does{followed.format(record.followed) if record.followed else ''}.",
         f"**Trained on**: {record.machine}; evaluated on {machine}.",
         f"**Size**: {size:.1f} MiB of half-precision safetensors.",
     ]

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass
@@ -18,8 +19,8 @@ class TrainEditorConfig:
     """Only measure the model set in --out; its card is written anew where --work tells how it was trained."""
     evaluate_pairs: int = 64
     """Number of held-out pairs to measure on."""
-    control_only: bool = False
-    """Train the ControlNet alone; VAE, UNet and text encoder stay those of --initial."""
+    trained: Literal["all", "controlnet", "decoder"] = "all"
+    """UNet, ControlNet and text encoder; or the ControlNet or the UNet's decoder alone, the rest as in --initial."""
     vae_steps: int = 1200
     """Training steps of the VAE."""
     vae_batch: int = 8
@@ -38,6 +39,8 @@ class TrainEditorConfig:
     """Train the denoiser in bfloat16 mixed precision; slower on hardware without it."""
     injected: float = 0.6
     """Share of the steps in which the pair's own keys and values are injected."""
+    followed: float = 0.0
+    """Share of the steps that teach to follow queries: the target's control is wrong, its queries are right."""
     caption_dropout: float = 0.15
     """Share of captions replaced by the empty one."""
     pool: int = 4096

@@ -6,16 +6,15 @@ import random
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import DDIMScheduler
 from jaxtyping import Float, Int
 from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qnerf_nerfstudio.common.files import atomic_write
-from qnerf_nerfstudio.common.images import to_unit
 from qnerf_nerfstudio.diffusion.attention import AttentionState, attention, install
 from qnerf_nerfstudio.toy.training.checkpoint import Progress, load_state, save_state
 from qnerf_nerfstudio.toy.training.config import TrainEditorConfig
@@ -24,16 +23,8 @@ from qnerf_nerfstudio.toy.training.model_set import ModelSet
 from qnerf_nerfstudio.toy.training.models import build_scheduler
 from qnerf_nerfstudio.toy.training.pairs import LatentPairs, Pool, draw_controls, draw_pairs, pairs_after
 from qnerf_nerfstudio.toy.training.schedule import Budget, learning_rate, update_average
+from qnerf_nerfstudio.toy.training.tasks import Task, draw_task
 from qnerf_nerfstudio.toy.training.vae import encode
-
-FIGURE_WEIGHT = 3.0
-"""Latents of the figure (either pose) count this much more than the room's."""
-SHARED_NOISE_SHARE = 0.6
-"""Share of the pairs whose two images get the same noise, as an edit starts from its source view's inverted noise."""
-SOURCE_INPUT_SHARE = 0.5
-"""Share of the pairs with the same noise whose target gets its source's noisy latents as input, at high noise only."""
-SOURCE_INPUT_FROM_TIMESTEP = 700
-"""The first timestep, of 1000, at which that happens."""
 
 
 class Denoiser:
@@ -41,7 +32,8 @@ class Denoiser:
 
     Args:
         parts: The parts of a `ModelSet`; the UNet's attention processors are replaced.
-        backend: Backend of torch.compile, which makes one graph of both models; None runs them as they are.
+        backend: Backend of torch.compile, which makes one graph of both models; None runs them as they are. Passes
+            that take or give queries, another table of tensors each time, are never compiled.
     """
 
     def __init__(self, parts: nn.ModuleDict, backend: str | Callable | None = None) -> None:
@@ -54,7 +46,7 @@ class Denoiser:
             residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
             return unet(noisy, timesteps, text, return_dict=False, **residuals)[0]
 
-        self.forward = forward
+        self.forward = self.uncompiled = forward
         if backend is not None:
             self.forward = torch.compile(forward, fullgraph=True, dynamic=False, backend=backend)
 
@@ -65,14 +57,33 @@ class Denoiser:
         text: Float[Tensor, "N L D"],
         controls: Float[Tensor, "N 3 H W"],
         injected: bool,
+        queries: dict[str, Tensor] | None = None,
     ) -> Float[Tensor, "N C h w"]:
-        """The models' output; the sources' keys and values are injected where asked for."""
-        settings = AttentionState(branches=2, share_first=True) if injected else AttentionState()
+        """The models' output; where asked for, the sources' keys and values are injected, and these queries, too."""
+        settings, forward = AttentionState(branches=2, share_first=True) if injected else AttentionState(), self.forward
+        if queries is not None:
+            settings.source_first, settings.edit_query = True, lambda layer, own: queries[layer]
+            forward = self.uncompiled
         prediction = None
         with attention(self.state, settings):
-            prediction = self.forward(noisy, timesteps, text, controls)
+            prediction = forward(noisy, timesteps, text, controls)
         assert prediction is not None
         return prediction
+
+    @torch.no_grad()
+    def queries(
+        self,
+        noisy: Float[Tensor, "N C h w"],
+        timesteps: Int[Tensor, "N"],
+        text: Float[Tensor, "N L D"],
+        controls: Float[Tensor, "N 3 H W"],
+    ) -> dict[str, Tensor]:
+        """The targets' queries by layer, the sources' keys and values injected."""
+        captured: dict[str, Tensor] = {}
+        settings = AttentionState(branches=2, share_first=True, captured=captured, stop_after_capture=True)
+        with attention(self.state, settings):
+            self.uncompiled(noisy, timesteps, text, controls)
+        return captured
 
 
 def latent_pool(config: TrainEditorConfig, models: ModelSet) -> Pool[LatentPairs]:
@@ -84,10 +95,12 @@ def latent_pool(config: TrainEditorConfig, models: ModelSet) -> Pool[LatentPairs
         captions = [body.caption() for body in scenes.bodies.single()]
         scenes = scenes.to(device)
         pairs = draw_pairs(scenes, size)
+        controls, loose = draw_controls(scenes, size, generator)
         latents = (encode(models.vae, pairs.images.flatten(0, 1)) * scale).unflatten(0, (-1, 2))
         return LatentPairs(
             latents=latents.half(),
-            controls=draw_controls(scenes, size, generator),
+            controls=controls,
+            loose=loose,
             masks=F.adaptive_max_pool2d(pairs.masks.any(1)[:, None].float(), latents.shape[-2:]) > 0,
             tokens=_tokens(models, captions).to(device),
         )
@@ -99,58 +112,21 @@ def _tokens(models: ModelSet, captions: list[str]) -> Int[Tensor, "N L"]:
     return models.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
-def training_loss(
-    predict: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
-    text_encoder: nn.Module,
-    scheduler: DDIMScheduler,
-    pairs: LatentPairs,
-    no_caption: Int[Tensor, "1 L"],
-    caption_dropout: float,
-    generator: torch.Generator,
-) -> Float[Tensor, ""]:
-    """The v-prediction loss of one step on pairs; the figure's latents weigh more.
+def training_loss(denoiser: Denoiser, text_encoder: nn.Module, task: Task, injected: bool) -> Float[Tensor, ""]:
+    """The v-prediction loss of one step; a task with right inputs is done with the queries that these give."""
+    text = text_encoder(task.tokens).last_hidden_state.repeat(2, 1, 1)
+    if task.right is None:
+        return task.loss(denoiser.predict(task.noisy, task.timesteps, text, task.controls, injected))
+    queries = denoiser.queries(task.right.noisy, task.timesteps, text, task.right.controls)
+    return task.loss(denoiser.predict(task.noisy, task.timesteps, text, task.controls, True, queries))
 
-    Args:
-        predict: Maps noisy latents, timesteps, text states and controls of [sources, targets] to a prediction.
-        text_encoder: CLIP's text model.
-        scheduler: The noise schedule.
-        pairs: The batch; which image of a pair is the source is drawn.
-        no_caption: Tokens of the empty caption.
-        caption_dropout: Share of the captions that the empty one replaces.
-        generator: Random numbers, on the device of the pairs.
-    """
-    count, device = len(pairs.latents), pairs.latents.device
 
-    def chance(share: float) -> Tensor:
-        return torch.rand(count, generator=generator, device=device) < share
-
-    rows, source = torch.arange(count, device=device), chance(0.5).long()
-
-    def ordered(values: Tensor) -> Tensor:
-        return torch.cat([values[rows, source], values[rows, 1 - source]])
-
-    clean, controls = ordered(pairs.latents.float()), to_unit(ordered(pairs.controls))
-    steps = scheduler.config.num_train_timesteps
-    timesteps = torch.randint(steps, (count,), generator=generator, device=device).repeat(2)
-    noise = torch.randn(clean.shape, generator=generator, device=device)
-    shared = chance(SHARED_NOISE_SHARE)
-    noise[count:] = torch.where(shared[:, None, None, None], noise[:count], noise[count:])
-    tokens = torch.where(chance(caption_dropout)[:, None], no_caption, pairs.tokens)
-    text = text_encoder(tokens).last_hidden_state.repeat(2, 1, 1)
-    noisy = scheduler.add_noise(clean, noise, timesteps)
-    target = scheduler.get_velocity(clean, noise, timesteps)
-    # An edit starts from noise that its source view was inverted to, which still holds a little of the source. So at
-    # high noise some targets get their source's noisy latents as input: only the control tells the two apart there.
-    misled = shared & (timesteps[:count] >= SOURCE_INPUT_FROM_TIMESTEP) & chance(SOURCE_INPUT_SHARE)
-    misled = misled[:, None, None, None]
-    signal = scheduler.alphas_cumprod.to(device)[timesteps[:count]].sqrt()[:, None, None, None]
-    velocity_to_target = (signal * noisy[:count] - clean[count:]) / (1 - signal.square()).sqrt()
-    noisy = torch.cat([noisy[:count], torch.where(misled, noisy[:count], noisy[count:])])
-    target = torch.cat([target[:count], torch.where(misled, velocity_to_target, target[count:])])
-    noisy, controls = (each.contiguous(memory_format=torch.channels_last) for each in (noisy, controls))
-    error = predict(noisy, timesteps, text, controls).float() - target
-    weight = (1 + FIGURE_WEIGHT * pairs.masks.float()).repeat(2, 1, 1, 1)
-    return (weight * error.square()).mean() / weight.mean()
+def _trained(parts: nn.ModuleDict, config: TrainEditorConfig) -> list[nn.Module]:
+    """The parts that training changes."""
+    if config.trained == "decoder":
+        unet: Any = parts["unet"]
+        return [unet.up_blocks, unet.conv_norm_out, unet.conv_out]
+    return [parts["controlnet"]] if config.trained == "controlnet" else list(parts.values())
 
 
 def train_denoiser(config: TrainEditorConfig, models: ModelSet, console: Console) -> tuple[Progress, Progress]:
@@ -168,10 +144,9 @@ def train_denoiser(config: TrainEditorConfig, models: ModelSet, console: Console
     models.vae.to(device)
     parts = models.denoiser.to(device, memory_format=torch.channels_last)
     models.denoiser = average = copy.deepcopy(parts).eval().requires_grad_(False)
-    names = ["controlnet"] if config.control_only else list(parts)
     parts.requires_grad_(False)
-    for name in names:
-        parts[name].requires_grad_(True)
+    for part in _trained(parts, config):
+        part.requires_grad_(True)
     trained = [parameter for parameter in parts.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=config.denoiser_lr, weight_decay=1e-3)
     path = config.work / "denoiser.safetensors"
@@ -199,24 +174,18 @@ def train_denoiser(config: TrainEditorConfig, models: ModelSet, console: Console
         generator = torch.Generator(device).manual_seed(seed)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, share, config.denoiser_lr)
-        injected = random.Random(seed).random() < config.injected
+        draws = random.Random(seed)
+        injected, followed = draws.random() < config.injected, draws.random() < config.followed
         batch = pool.sample(config.denoiser_batch, generator)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.bf16):
-            loss = training_loss(
-                lambda *inputs, injected=injected: denoiser.predict(*inputs, injected=injected),
-                parts["text_encoder"],
-                scheduler,
-                batch,
-                no_caption,
-                config.caption_dropout,
-                generator,
-            )
+            task = draw_task(batch, scheduler, no_caption, config.caption_dropout, followed, generator)
+            loss = training_loss(denoiser, parts["text_encoder"], task, injected)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        for name in names:
-            update_average(average[name], parts[name], step)
+        for mean, part in zip(_trained(average, config), _trained(parts, config), strict=True):
+            update_average(mean, part, step)
         step += 1
         curve.losses.append(loss.detach())
 

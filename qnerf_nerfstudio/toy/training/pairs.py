@@ -23,8 +23,6 @@ FIRST_PAIRS = 128
 """Where pairs are slow to make, on a CPU, training starts with so many of them."""
 DEPTH_CONTROL_SHARE = 0.5
 """Share of the training pairs whose controls are depths of a proxy, instead of skeletons."""
-LOOSE_CONTROL_SHARE = 0.5
-"""Share of the skeletons that leave out some of the limb bones, `data.DROPPED_BONE_SHARE` of them."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +43,8 @@ class LatentPairs:
     """Scaled latents of the photos, in half precision."""
     controls: UInt8[Tensor, "B 2 H W 3"]
     """Their control images."""
+    loose: UInt8[Tensor, "B 2 H W 3"]
+    """The same, some limb bones left out of skeletons."""
     masks: Bool[Tensor, "B 1 h w"]
     """Latents that see the figure in either pose."""
     tokens: Int[Tensor, "B L"]
@@ -64,13 +64,18 @@ def draw_pairs(scenes: Scenes, size: int) -> ImagePairs:
     return ImagePairs(torch.stack(images, dim=1), torch.stack(masks, dim=1))
 
 
-def draw_controls(scenes: Scenes, size: int, generator: torch.Generator) -> UInt8[Tensor, "B 2 H W 3"]:
-    """Controls of scenes: depths of proxies for the first of them, skeletons, some of them loose, for the others.
+def draw_controls(
+    scenes: Scenes, size: int, generator: torch.Generator
+) -> tuple[UInt8[Tensor, "B 2 H W 3"], UInt8[Tensor, "B 2 H W 3"]]:
+    """Controls of scenes, and loose ones: depths of proxies for the first scenes, skeletons for the others.
 
     Args:
         scenes: The scenes.
         size: Width and height of the images.
         generator: Random numbers, on the CPU.
+
+    Returns:
+        The controls, and the same with `data.DROPPED_BONE_SHARE` of the limb bones left out of skeletons.
     """
     device = scenes.c2w.device
     solid = round(DEPTH_CONTROL_SHARE * len(scenes.c2w))
@@ -79,19 +84,14 @@ def draw_controls(scenes: Scenes, size: int, generator: torch.Generator) -> UInt
     thickness = PROXY_THICKNESS[0] + (PROXY_THICKNESS[1] - PROXY_THICKNESS[0]) * draws[0]
     proxies = [place_capsules(scenes.bodies, each).first(solid) for each in joints]
     depths = draw_depths(proxies, thickness, draws[1] < BOX_PROXY_SHARE, scenes.c2w[:solid], size)
-    skeletons = []
-    for each in joints:
-        kept = _kept_bones(len(each) - solid, generator).to(device)
-        skeletons.append(draw_skeletons(each[solid:], kept, scenes.c2w[solid:], size))
-    return torch.cat([depths, torch.stack(skeletons, dim=1)])
-
-
-def _kept_bones(count: int, generator: torch.Generator) -> Bool[Tensor, "B N"]:
-    """Which of BONES the skeletons show: a loose one leaves out a share of the limb bones."""
-    draws = torch.rand(count, len(BONES) + 1, generator=generator)
     limbs = torch.tensor([bone in LIMB_BONES for bone in BONES])
-    loose = draws[:, -1:] < LOOSE_CONTROL_SHARE
-    return ~(loose & limbs & (draws[:, :-1] < DROPPED_BONE_SHARE))
+    skeletons, loose = [], []
+    for each in joints:
+        dropped = limbs & (torch.rand(len(each) - solid, len(BONES), generator=generator) < DROPPED_BONE_SHARE)
+        for drawn, kept in ((skeletons, torch.ones_like(dropped)), (loose, ~dropped)):
+            drawn.append(draw_skeletons(each[solid:], kept.to(device), scenes.c2w[solid:], size))
+    whole, loosely = (torch.cat([depths, torch.stack(drawn, dim=1)]) for drawn in (skeletons, loose))
+    return whole, loosely
 
 
 class Pool(Generic[Examples]):
