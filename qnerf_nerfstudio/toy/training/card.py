@@ -87,7 +87,7 @@ class Record:
         if not path.is_file():
             return None
         document = json.loads(path.read_text(encoding="utf-8"))
-        # Records of before 0.7 knew two choices of parts.
+        # Earlier records knew two choices of parts.
         document.setdefault("trained", "controlnet" if document.pop("control_only", False) else "all")
         document.setdefault("followed", 0.0)
         stages = {key: Stage(**document.pop(key)) for key in ("vae", "denoiser")}

@@ -23,7 +23,7 @@ from qnerf_nerfstudio.toy.training.model_set import ModelSet
 from qnerf_nerfstudio.toy.training.models import build_scheduler
 from qnerf_nerfstudio.toy.training.pairs import LatentPairs, Pool, draw_controls, draw_pairs, pairs_after
 from qnerf_nerfstudio.toy.training.schedule import Budget, learning_rate, update_average
-from qnerf_nerfstudio.toy.training.tasks import Task, draw_task
+from qnerf_nerfstudio.toy.training.tasks import Task, as_rendered, draw_task
 from qnerf_nerfstudio.toy.training.vae import encode
 
 
@@ -112,12 +112,16 @@ def _tokens(models: ModelSet, captions: list[str]) -> Int[Tensor, "N L"]:
     return models.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
-def training_loss(denoiser: Denoiser, text_encoder: nn.Module, task: Task, injected: bool) -> Float[Tensor, ""]:
-    """The v-prediction loss of one step; a task with right inputs is done with the queries that these give."""
+def training_loss(
+    denoiser: Denoiser, text_encoder: nn.Module, task: Task, injected: bool, generator: torch.Generator
+) -> Float[Tensor, ""]:
+    """The v-prediction loss of one step; a task with right inputs is done with the queries that these give, as a field
+    would render them."""
     text = text_encoder(task.tokens).last_hidden_state.repeat(2, 1, 1)
     if task.right is None:
         return task.loss(denoiser.predict(task.noisy, task.timesteps, text, task.controls, injected))
     queries = denoiser.queries(task.right.noisy, task.timesteps, text, task.right.controls)
+    queries = {name: as_rendered(tokens, generator) for name, tokens in queries.items()}
     return task.loss(denoiser.predict(task.noisy, task.timesteps, text, task.controls, True, queries))
 
 
@@ -179,7 +183,7 @@ def train_denoiser(config: TrainEditorConfig, models: ModelSet, console: Console
         batch = pool.sample(config.denoiser_batch, generator)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.bf16):
             task = draw_task(batch, scheduler, no_caption, config.caption_dropout, followed, generator)
-            loss = training_loss(denoiser, parts["text_encoder"], task, injected)
+            loss = training_loss(denoiser, parts["text_encoder"], task, injected, generator)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()

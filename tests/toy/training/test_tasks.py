@@ -5,7 +5,7 @@ import torch
 
 from qnerf_nerfstudio.toy.training.models import build_scheduler
 from qnerf_nerfstudio.toy.training.pairs import LatentPairs
-from qnerf_nerfstudio.toy.training.tasks import Task, draw_task
+from qnerf_nerfstudio.toy.training.tasks import LEAST_EXPLAINED, Task, as_rendered, draw_task
 
 COUNT = 64
 SCHEDULER = build_scheduler()
@@ -74,3 +74,18 @@ def test_other_targets_see_their_own_control_or_a_loose_one() -> None:
     loose = sources < 50
     assert 0.2 * COUNT < loose.sum() < 0.8 * COUNT
     torch.testing.assert_close(sources + targets, torch.where(loose, 30.0, 300.0))
+
+
+def test_queries_are_left_as_a_field_explains_them() -> None:
+    generator = torch.Generator().manual_seed(0)
+    queries = 3 + 2 * torch.randn(20, 32 * 32, 24, generator=generator)
+    rendered = as_rendered(queries, generator)
+    assert rendered.shape == queries.shape
+    assert (rendered.mean(1) - queries.mean(1)).square().mean().sqrt() < 0.15
+    left, own = rendered - rendered.mean(1, keepdim=True), queries - queries.mean(1, keepdim=True)
+    shares = (left * own).sum((1, 2)) / own.square().sum((1, 2))
+    assert (shares > LEAST_EXPLAINED - 0.05).all()
+    assert shares.max() < 1.05
+    assert shares.std() > 0.1
+    missed = (queries - rendered).square().mean((1, 2)) / queries.var(1).mean(-1)
+    torch.testing.assert_close(1 - missed, shares, atol=0.1, rtol=0)
