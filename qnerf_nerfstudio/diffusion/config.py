@@ -34,8 +34,8 @@ class EditorConfig:
     """The VAE takes one view at a time: less memory."""
     vae_tiling: bool = False
     """The VAE works in overlapping tiles: less memory for large images."""
-    checkpointing: bool = False
-    """Guidance computes activations twice instead of keeping them: less memory, slower."""
+    checkpointing: bool | Literal["auto"] = "auto"
+    """Guidance computes activations twice instead of keeping them: less memory, slower; "auto": where it has to."""
     query_blocks: Literal["first", "all"] = "first"
     """Whose queries are consolidated where an attention block holds several transformer blocks, as in SDXL."""
     num_steps: int = 50

@@ -64,10 +64,10 @@ class ControlNetEditor:
             self.vae.enable_slicing()
         if config.vae_tiling:
             self.vae.enable_tiling()
-        if config.checkpointing:
-            self.unet.enable_gradient_checkpointing()
-            for controlnet in controlnets:
-                controlnet.enable_gradient_checkpointing()
+        self.checkpointing = False
+        """Whether guidance computes activations twice instead of keeping them."""
+        if config.checkpointing is True:
+            self.checkpoint()
         # Inversion needs timesteps that differ by a constant; "leading" is what DDIM was published with.
         settings = {"clip_sample": False, "timestep_spacing": "leading"}
         self.scheduler: Any = DDIMScheduler.from_config(models.scheduler.config, **settings)
@@ -84,6 +84,13 @@ class ControlNetEditor:
         """The precision of a model: the VAE of Stable Diffusion XL overflows in half precision, and says so."""
         overflows = self.is_xl and self.dtype == torch.float16 and self.vae.config.force_upcast
         return torch.float32 if model is self.vae and overflows else self.dtype
+
+    def checkpoint(self) -> None:
+        """Compute activations twice in guidance from now on, instead of keeping them."""
+        self.checkpointing = True
+        self.unet.enable_gradient_checkpointing()
+        for controlnet in self.controlnet.nets:
+            controlnet.enable_gradient_checkpointing()
 
     @contextmanager
     def in_float32(self) -> Iterator[None]:

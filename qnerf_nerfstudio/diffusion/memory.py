@@ -49,7 +49,7 @@ def estimate_bytes(editor: "ControlNetEditor", chunk: int, size: tuple[int, int]
         # A level has layers_per_block layers in the encoder and one more in the decoder.
         weighted = sum(level * _weight(depth) for level, depth in zip(levels, _depths(unet), strict=True))
         layers = weighted * (2 * unet.layers_per_block + 1)
-        values = max(values, (CHECKPOINTED if config.checkpointing else GUIDED) * chunk * layers)
+        values = max(values, (CHECKPOINTED if editor.checkpointing else GUIDED) * chunk * layers)
     needed = values * editor.dtype.itemsize
     if not config.vae_tiling:
         views = 1 if config.vae_slicing else chunk
@@ -79,6 +79,24 @@ def available_bytes(device: torch.device) -> int | None:
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
     return None
+
+
+def checkpoint_if_needed(
+    editor: "ControlNetEditor", chunk: int, size: tuple[int, int], available: int | None = None, guided: bool = True
+) -> None:
+    """Let guidance compute activations twice, if its settings leave that open and the chunk would not fit otherwise.
+
+    Args:
+        editor: The editor, on its device.
+        chunk: Number of views that go through it at once.
+        size: Height and width in pixels of the images that are edited.
+        available: Bytes that are free beside the models; by default those of the editor's device.
+        guided: Whether views are drawn to rendered queries at all.
+    """
+    free = available_bytes(editor.device) if available is None else available
+    fits = free is None or estimate_bytes(editor, chunk, size, guided) <= ROOM * free
+    if editor.config.checkpointing == "auto" and guided and editor.config.guides and not fits:
+        editor.checkpoint()
 
 
 def fitting_chunk(
@@ -124,7 +142,7 @@ def check_memory(
     remedy = f"--pipeline.chunk {fitting}"
     if not fitting:
         remedy = f"--pipeline.editor.resolution less than {editor.config.resolution}"
-        if guided and not editor.config.checkpointing:
+        if guided and not editor.checkpointing:
             remedy = f"--pipeline.chunk 1 with --pipeline.editor.checkpointing True, or {remedy}"
     raise UserError(
         f"--pipeline.chunk is {chunk}: so many views of {size[1]}x{size[0]} pixels take about {needed / 2**30:.1f} GiB "

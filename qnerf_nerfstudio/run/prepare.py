@@ -1,7 +1,7 @@
 """Checks everything that can be checked before long work, plans the run and loads its models."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from qnerf_nerfstudio.common.version import __version__
 from qnerf_nerfstudio.controls.projection import ProjectedEdit, project_edit
 from qnerf_nerfstudio.deformation.motion import Motion, stated_motion
 from qnerf_nerfstudio.diffusion.config import EditorConfig
-from qnerf_nerfstudio.diffusion.memory import MOST_ON_CPU, check_memory, fitting_chunk
+from qnerf_nerfstudio.diffusion.memory import MOST_ON_CPU, check_memory, checkpoint_if_needed, fitting_chunk
 from qnerf_nerfstudio.edit.schema import Edit, control_kinds
 from qnerf_nerfstudio.run.artifacts import EditArtifacts
 from qnerf_nerfstudio.run.fingerprint import contents
@@ -143,6 +143,8 @@ def prepare(
     manifest = manifest.model_copy(update={"image_size": size, "plan": plan.hash, "chunk": chunk})
     if begun is not None:
         plan, manifest = _go_on(plan, manifest, begun, artifacts)
+    if editor is not None and editor.checkpointing:
+        load = partial(_load_editor, replace(settings.editor, checkpointing=True), device, edit)
     influence = projected.influence
     return PreparedRun(
         settings=settings,
@@ -205,16 +207,14 @@ def _chunk(
     """Views that go through the diffusion models at once. A run that goes on has what it was begun with: its plan
     must not depend on the memory of the card that it goes on with."""
     guided = settings.consolidation != "none"
-    if begun is not None:
-        chunk = begun.chunk
-    elif settings.chunk != "auto":
-        chunk = settings.chunk
-    elif editor is None:
-        chunk = MOST_ON_CPU
-    else:
+    asked = settings.chunk if begun is None else begun.chunk
+    if editor is None:
+        return MOST_ON_CPU if asked == "auto" else asked
+    checkpoint_if_needed(editor, 1 if asked == "auto" else asked, size, guided=guided)
+    chunk = asked
+    if chunk == "auto":
         chunk = ranks.broadcast(fitting_chunk(editor, views, size, guided=guided), editor.device)
-    if editor is not None:
-        check_memory(editor, chunk, size, guided=guided)
+    check_memory(editor, chunk, size, guided=guided)
     return chunk
 
 

@@ -1,6 +1,7 @@
 """Memory is estimated before long work."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,7 @@ from qnerf_nerfstudio.diffusion.memory import (
     ROOM,
     available_bytes,
     check_memory,
+    checkpoint_if_needed,
     estimate_bytes,
     fitting_chunk,
 )
@@ -50,8 +52,7 @@ def test_a_chunk_that_cannot_fit_is_refused_with_one_that_does(editor: Any) -> N
 
 def test_a_run_chooses_the_largest_chunk_that_leaves_room(editor: Any) -> None:
     size = (256, 256)
-    on_gpu = SimpleNamespace(**{name: getattr(editor, name) for name in ("config", "unet", "vae", "latent_stride")})
-    on_gpu.device, on_gpu.dtype = torch.device("cuda"), editor.dtype
+    on_gpu = _like(editor, device=torch.device("cuda"))
     for views in (1, 7, 16, 40):
         before = views
         for fits in range(16, 0, -1):
@@ -63,6 +64,26 @@ def test_a_run_chooses_the_largest_chunk_that_leaves_room(editor: Any) -> None:
             before = chunk
     assert fitting_chunk(editor, 40, size) == MOST_ON_CPU
     assert fitting_chunk(on_gpu, 40, size, available=1) == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "guided", "share", "expected"),
+    [("auto", True, 0.9, True), ("auto", True, 1.1, False), ("auto", False, 0.1, False), (False, True, 0.1, False)],
+)
+def test_activations_are_computed_twice_only_where_memory_asks_for_it(
+    editor: Any, asked: Any, guided: bool, share: float, expected: bool
+) -> None:
+    size, switched = (256, 256), []
+    config = replace(editor.config, checkpointing=asked)
+    like = _like(editor, config=config, checkpointing=False, checkpoint=lambda: switched.append(True))
+    checkpoint_if_needed(like, 4, size, int(share * estimate_bytes(like, 4, size) / ROOM), guided)
+    assert bool(switched) is expected
+
+
+def _like(editor: Any, **changed: Any) -> Any:
+    """What the estimate reads of an editor, changed."""
+    names = ("config", "unet", "vae", "latent_stride", "checkpointing", "dtype", "device")
+    return SimpleNamespace(**{**{name: getattr(editor, name) for name in names}, **changed})
 
 
 @pytest.mark.parametrize(
@@ -81,7 +102,8 @@ def test_the_estimate_is_close_below_what_was_measured(
 ) -> None:
     """Models in the shape of Stable Diffusion, whose first level has `width` channels; peak in MiB."""
     like = SimpleNamespace(
-        config=EditorConfig(checkpointing=checkpointing, guidance_scale=5.0),
+        config=EditorConfig(guidance_scale=5.0),
+        checkpointing=checkpointing,
         unet=SimpleNamespace(
             config=SimpleNamespace(
                 block_out_channels=(width, 2 * width, 4 * width, 4 * width),
