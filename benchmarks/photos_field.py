@@ -28,11 +28,25 @@ from qnerf_nerfstudio.toy.render import render
 from qnerf_nerfstudio.toy.scoring import psnr
 from qnerf_nerfstudio.toy.truth import load_truth, render_views
 
+
+
+def larger_batches(times: int) -> dict[str, Any]:
+    """As many rays in so many times fewer steps, annealing schedules included."""
+    annealed = ("model.space_annealing", "model.proposal_warmup", "model.proposal_weights_anneal_max_num_iters")
+    return {
+        "datamanager.train_num_rays_per_batch": 1024 * times,
+        "source_iterations": 1500 // times,
+        **dict.fromkeys(annealed, 300 // times),
+    }
+
+
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
     "all depths at once": {"model.space_annealing": 0},
-    "half of the steps": {"source_iterations": 1000},
-    "both, and near plane 0.3": {"source_iterations": 1000, "model.space_annealing": 0, "model.near_plane": 0.3},
+    "half of the steps": {"source_iterations": 750},
+    "both, and near plane 0.3": {"source_iterations": 750, "model.space_annealing": 0, "model.near_plane": 0.3},
+    "half of the steps, twice the rays": larger_batches(2),
+    "a quarter of the steps, four times the rays": larger_batches(4),
 }
 """Settings of qnerf-edit-tiny's pipeline or field, each changed alone unless said otherwise."""
 
