@@ -29,7 +29,6 @@ from qnerf_nerfstudio.toy.scoring import psnr
 from qnerf_nerfstudio.toy.truth import load_truth, render_views
 
 
-
 def larger_batches(times: int) -> dict[str, Any]:
     """As many rays in so many times fewer steps, annealing schedules included."""
     annealed = ("model.space_annealing", "model.proposal_warmup", "model.proposal_weights_anneal_max_num_iters")
