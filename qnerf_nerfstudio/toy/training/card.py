@@ -69,6 +69,8 @@ class Record:
     """Which parts those were, see TrainEditorConfig."""
     followed: float
     """Share of the steps that taught to follow queries."""
+    kept: float
+    """Share of the weights that training started from in the exported ones."""
     pairs: int
     """Pairs that were rendered for the denoiser."""
     seed: int
@@ -89,7 +91,7 @@ class Record:
         document = json.loads(path.read_text(encoding="utf-8"))
         # Earlier records knew two choices of parts.
         document.setdefault("trained", "controlnet" if document.pop("control_only", False) else "all")
-        document.setdefault("followed", 0.0)
+        document = {"followed": 0.0, "kept": 0.0, **document}
         stages = {key: Stage(**document.pop(key)) for key in ("vae", "denoiser")}
         return cls(**document, **stages)
 
@@ -140,7 +142,8 @@ def _facts(out: Path, record: Record, machine: str) -> list[str]:
         f"**Training of the VAE**: {record.vae.line('crops, half as many whole images in the last quarter')}.",
         f"**Training of {parts}**: {record.denoiser.line('pairs')}; v-prediction, moving average of the weights; in "
         "part of the steps the pair's own keys and values are injected into the decoder's self-attention, as the "
-        f"method does{followed.format(record.followed) if record.followed else ''}.",
+        f"method does{followed.format(record.followed) if record.followed else ''}"
+        f"{f'; exported with {record.kept:g} of the weights it started from' if record.kept else ''}.",
         f"**Trained on**: {record.machine}; evaluated on {machine}.",
         f"**Size**: {size:.1f} MiB of half-precision safetensors.",
     ]

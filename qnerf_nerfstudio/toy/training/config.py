@@ -41,6 +41,8 @@ class TrainEditorConfig:
     """Share of the steps in which the pair's own keys and values are injected."""
     followed: float = 0.0
     """Share of the steps that teach to follow queries: the target's control is wrong, its queries are right."""
+    kept: float = 0.0
+    """Share of --initial's weights in the exported ones, which forget less; 0: none."""
     caption_dropout: float = 0.15
     """Share of captions replaced by the empty one."""
     pool: int = 4096

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 from rich.console import Console
+from torch import nn
 
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.common.files import write_json
@@ -41,7 +42,7 @@ def train_editor(config: TrainEditorConfig, console: Console) -> None:
 
     Raises:
         UserError: The device is not there, `config.out` holds something else than a model set, `config.initial` holds
-            none, or there is no time to train.
+            none, there is no time to train, or nothing to keep.
     """
     if config.device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError("--device is cuda, but torch sees no GPU; train with --device cpu")
@@ -49,12 +50,18 @@ def train_editor(config: TrainEditorConfig, console: Console) -> None:
         raise UserError(f"--out {config.out} is not empty and holds no model set; name another folder")
     if config.minutes is not None and config.minutes <= 0:
         raise UserError(f"--minutes is {config.minutes}; expected more than 0")
+    if not 0 <= config.kept < 1:
+        raise UserError(f"--kept is {config.kept}; expected at least 0 and less than 1")
+    if config.kept and config.initial is None:
+        raise UserError("--kept is a share of the weights of --initial; name that set, or leave --kept out")
     models = new_set(config.work / "tokenizer", config.seed) if config.initial is None else load_set(config.initial)
     config.work.mkdir(parents=True, exist_ok=True)
     with _fast_arithmetic():
         vae = Stage.between(*train_vae(config, models, console), config.vae_batch, config.vae_lr)
         progress = train_denoiser(config, models, console)
     denoiser = Stage.between(*progress, config.denoiser_batch, config.denoiser_lr)
+    if config.initial is not None and config.kept:
+        keep_weights(models.denoiser, load_set(config.initial).denoiser, config.kept)
     models.save(config.out)
     _plot_curve(config.work)
     steps = progress[1].steps
@@ -67,11 +74,20 @@ def train_editor(config: TrainEditorConfig, console: Console) -> None:
         denoiser=denoiser,
         trained=config.trained,
         followed=config.followed,
+        kept=config.kept,
         pairs=pairs,
         seed=config.seed,
         machine=_machine(config.device),
     ).save(config.work)
     console.print(f"model set in {config.out}, {denoiser.steps} steps of the denoiser in this call")
+
+
+@torch.no_grad()
+def keep_weights(trained: nn.Module, initial: nn.Module, share: float) -> None:
+    """Move trained weights back towards those they started from, by a share of the way (Wortsman et al. 2022, "Robust
+    fine-tuning of zero-shot models")."""
+    for weight, start in zip(trained.parameters(), initial.parameters(), strict=True):
+        weight.lerp_(start.to(weight), share)
 
 
 def evaluate_editor(config: TrainEditorConfig, console: Console) -> None:

@@ -152,6 +152,21 @@ def test_parts_that_are_not_trained_stay_as_they_are(tmp_path: Path, initial: Pa
         assert bool(changes) == bool(beginnings), path
 
 
+def test_a_share_of_the_initial_weights_is_kept(tmp_path: Path, initial: Path) -> None:
+    name = "unet/diffusion_pytorch_model.safetensors"
+    train(tmp_path, 0, 2, initial=initial)
+    trained = load_file(tmp_path / "out" / name)
+    train(tmp_path, 0, 2, initial=initial, kept=0.25)
+    exported, start = load_file(tmp_path / "out" / name), load_file(initial / name)
+    assert any(not torch.equal(trained[key], start[key]) for key in start)
+    for key, value in exported.items():
+        expected = 0.75 * trained[key].float() + 0.25 * start[key].float()
+        torch.testing.assert_close(value.float(), expected, atol=1e-3, rtol=1e-3, msg=key)
+    record = Record.load(tmp_path / "work")
+    assert record is not None
+    assert record.kept == 0.25
+
+
 def test_a_time_budget_counts_over_all_calls(tmp_path: Path, initial: Path) -> None:
     train(tmp_path, 0, 0, initial=initial, minutes=2 / 60)
     first = Record.load(tmp_path / "work")
@@ -220,6 +235,10 @@ def test_settings_that_cannot_work_are_refused(tmp_path: Path) -> None:
         train(tmp_path, 0, 0, initial=tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"--minutes is 0"):
         train(tmp_path, 0, 0, minutes=0)
+    with pytest.raises(UserError, match=r"--kept is 1.5; expected at least 0 and less than 1"):
+        train(tmp_path, 0, 0, kept=1.5)
+    with pytest.raises(UserError, match=r"name that set, or leave --kept out"):
+        train(tmp_path, 0, 0, kept=0.5)
     (tmp_path / "out").mkdir()
     (tmp_path / "out/thesis.txt").touch()
     with pytest.raises(UserError, match=r"is not empty and holds no model set"):
