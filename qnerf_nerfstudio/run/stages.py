@@ -144,8 +144,11 @@ class StageWork:
 
 STAGES = {
     Task.INVERT: StageWork("inversion of the views", _invert),
-    Task.SOURCE: StageWork("field on the source photos", _source),
-    Task.CARRY: StageWork("carried views", _carry),
+    # A run that goes on after a kill may find carried views that this field was not trained on yet.
+    Task.SOURCE: StageWork(
+        "field on the source photos", _source, targets=lambda run, stage: Targets(drawn_masks=training_masks(run))
+    ),
+    Task.CARRY: StageWork("carried views", _carry, targets=lambda run, stage: Targets(drawn_masks=training_masks(run))),
     Task.DENOISE: StageWork("editing, interval {interval}", _denoise, end=_tell_explained),
     Task.LOOK_AHEAD: StageWork(
         "look-ahead, interval {interval}", lambda run, item: run.slices(item.attempt).look_ahead(item)
@@ -183,9 +186,7 @@ def fit_targets(run: EditRun, fitted: int | None, final_images: Path | None = No
             the fit's previews, on the carried views, or on the photos.
     """
     artifacts, capture = run.artifacts, run.prepared.capture
-    folder = final_images or _shown(run, fitted)
-    masks = run.prepared.projected.influence.masks
-    masks = None if masks is None else masks[: capture.num_train]
+    folder, masks = final_images or _shown(run, fitted), training_masks(run)
     if folder is None:
         return Targets(drawn_masks=masks)
     images = artifacts.load_views(folder, capture.filenames[: capture.num_train])
@@ -199,6 +200,12 @@ def fit_targets(run: EditRun, fitted: int | None, final_images: Path | None = No
         code_widths=[layer.width for layer in codec.layers.values()],
         objective="rgb" if final_images else "queries",
     )
+
+
+def training_masks(run: EditRun) -> Bool[Tensor, "N h w"] | None:
+    """Where training views see the region of influence; None: everywhere."""
+    masks = run.prepared.projected.influence.masks
+    return None if masks is None else masks[: run.prepared.capture.num_train]
 
 
 def _shown(run: EditRun, fitted: int | None) -> Path | None:
