@@ -10,6 +10,7 @@ import platform
 import tempfile
 import time
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +30,32 @@ from qnerf_nerfstudio.toy.scoring import psnr
 from qnerf_nerfstudio.toy.truth import load_truth, render_views
 
 
+def default(name: str) -> int:
+    """A setting of qnerf-edit-tiny's pipeline by its dotted name."""
+    return attrgetter(name)(field_settings(1).pipeline)
+
+
 def larger_batches(times: int) -> dict[str, Any]:
     """As many rays in so many times fewer steps, annealing schedules included."""
-    annealed = ("model.space_annealing", "model.proposal_warmup", "model.proposal_weights_anneal_max_num_iters")
-    return {
-        "datamanager.train_num_rays_per_batch": 1024 * times,
-        "source_iterations": 1500 // times,
-        **dict.fromkeys(annealed, 300 // times),
-    }
+    rays = "datamanager.train_num_rays_per_batch"
+    counts = (
+        "source_iterations",
+        "model.space_annealing",
+        "model.proposal_warmup",
+        "model.proposal_weights_anneal_max_num_iters",
+    )
+    return {rays: default(rays) * times, **{name: default(name) // times for name in counts}}
 
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
     "all depths at once": {"model.space_annealing": 0},
-    "half of the steps": {"source_iterations": 750},
-    "both, and near plane 0.3": {"source_iterations": 750, "model.space_annealing": 0, "model.near_plane": 0.3},
+    "half of the steps": {"source_iterations": default("source_iterations") // 2},
+    "both, and near plane 0.3": {
+        "source_iterations": default("source_iterations") // 2,
+        "model.space_annealing": 0,
+        "model.near_plane": 0.3,
+    },
     "half of the steps, twice the rays": larger_batches(2),
     "a quarter of the steps, four times the rays": larger_batches(4),
 }

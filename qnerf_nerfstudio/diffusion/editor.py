@@ -64,8 +64,6 @@ class ControlNetEditor:
             self.vae.enable_slicing()
         if config.vae_tiling:
             self.vae.enable_tiling()
-        self.checkpointing = False
-        """Whether guidance computes activations twice instead of keeping them."""
         if config.checkpointing is True:
             self.checkpoint()
         # Inversion needs timesteps that differ by a constant; "leading" is what DDIM was published with.
@@ -85,9 +83,13 @@ class ControlNetEditor:
         overflows = self.is_xl and self.dtype == torch.float16 and self.vae.config.force_upcast
         return torch.float32 if model is self.vae and overflows else self.dtype
 
+    @property
+    def checkpointing(self) -> bool:
+        """Whether guidance computes activations twice instead of keeping them."""
+        return self.unet.is_gradient_checkpointing
+
     def checkpoint(self) -> None:
         """Compute activations twice in guidance from now on, instead of keeping them."""
-        self.checkpointing = True
         self.unet.enable_gradient_checkpointing()
         for controlnet in self.controlnet.nets:
             controlnet.enable_gradient_checkpointing()

@@ -137,14 +137,14 @@ def prepare(
         size, code_width = editor.image_size(*views.size), _code_width(query_width, len(editor.layer_names))
     placed = (views, capture.names, capture.num_train, capture.to_scene)
     chunk = _chunk(settings, editor, len(views), size, begun)
+    if editor is not None and editor.checkpointing:
+        load = partial(_load_editor, replace(settings.editor, checkpointing=True), device, edit)
     projected = project_edit(edit, folder, *placed, size, scene_box, settings.region, settings.lift_controls)
     motion = _motion(settings, edit, folder, capture, projected)
     plan = _plan(settings, len(views), motion is not None, chunk)
     manifest = manifest.model_copy(update={"image_size": size, "plan": plan.hash, "chunk": chunk})
     if begun is not None:
         plan, manifest = _go_on(plan, manifest, begun, artifacts)
-    if editor is not None and editor.checkpointing:
-        load = partial(_load_editor, replace(settings.editor, checkpointing=True), device, edit)
     influence = projected.influence
     return PreparedRun(
         settings=settings,

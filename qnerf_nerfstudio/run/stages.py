@@ -144,11 +144,8 @@ class StageWork:
 
 STAGES = {
     Task.INVERT: StageWork("inversion of the views", _invert),
-    # A run that goes on after a kill may find carried views that this field was not trained on yet.
-    Task.SOURCE: StageWork(
-        "field on the source photos", _source, targets=lambda run, stage: Targets(drawn_masks=training_masks(run))
-    ),
-    Task.CARRY: StageWork("carried views", _carry, targets=lambda run, stage: Targets(drawn_masks=training_masks(run))),
+    Task.SOURCE: StageWork("field on the source photos", _source, targets=lambda run, stage: photo_targets(run)),
+    Task.CARRY: StageWork("carried views", _carry, targets=lambda run, stage: photo_targets(run)),
     Task.DENOISE: StageWork("editing, interval {interval}", _denoise, end=_tell_explained),
     Task.LOOK_AHEAD: StageWork(
         "look-ahead, interval {interval}", lambda run, item: run.slices(item.attempt).look_ahead(item)
@@ -186,9 +183,10 @@ def fit_targets(run: EditRun, fitted: int | None, final_images: Path | None = No
             the fit's previews, on the carried views, or on the photos.
     """
     artifacts, capture = run.artifacts, run.prepared.capture
-    folder, masks = final_images or _shown(run, fitted), training_masks(run)
+    folder = final_images or _shown(run, fitted)
     if folder is None:
-        return Targets(drawn_masks=masks)
+        return photo_targets(run)
+    masks = training_masks(run)
     images = artifacts.load_views(folder, capture.filenames[: capture.num_train])
     targets = Targets(images=photos_outside(capture, images, masks), edit_masks=masks, drawn_masks=masks)
     if fitted is None:
@@ -200,6 +198,11 @@ def fit_targets(run: EditRun, fitted: int | None, final_images: Path | None = No
         code_widths=[layer.width for layer in codec.layers.values()],
         objective="rgb" if final_images else "queries",
     )
+
+
+def photo_targets(run: EditRun) -> Targets:
+    """The photos, whatever carried views a run that goes on after a kill finds already."""
+    return Targets(drawn_masks=training_masks(run))
 
 
 def training_masks(run: EditRun) -> Bool[Tensor, "N h w"] | None:

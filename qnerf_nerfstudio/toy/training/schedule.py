@@ -47,9 +47,13 @@ def learning_rate(step: int, share: float, peak: float) -> float:
     return peak * min(1.0, (step + 1) / WARM_UP) * decay
 
 
-@torch.no_grad()
 def update_average(average: nn.Module, model: nn.Module, step: int, decay: float = 0.995) -> None:
     """Exponential moving average of the weights, with a warm-up of the decay."""
-    weight = 1 - min(decay, (1 + step) / (10 + step))
-    for mean, value in zip(average.parameters(), model.parameters(), strict=True):
-        mean.lerp_(value, weight)
+    move_weights(average, model, 1 - min(decay, (1 + step) / (10 + step)))
+
+
+@torch.no_grad()
+def move_weights(module: nn.Module, towards: nn.Module, share: float) -> None:
+    """Move the weights of a module towards those of another one, by a share of the way."""
+    for weight, other in zip(module.parameters(), towards.parameters(), strict=True):
+        weight.lerp_(other.to(weight), share)

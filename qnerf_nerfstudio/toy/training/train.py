@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 from rich.console import Console
-from torch import nn
 
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.common.files import write_json
@@ -21,6 +20,7 @@ from qnerf_nerfstudio.toy.training.denoiser import train_denoiser
 from qnerf_nerfstudio.toy.training.evaluate import evaluate, load_trained
 from qnerf_nerfstudio.toy.training.model_set import INDEX, load_set, new_set
 from qnerf_nerfstudio.toy.training.pairs import pairs_after
+from qnerf_nerfstudio.toy.training.schedule import move_weights
 from qnerf_nerfstudio.toy.training.vae import train_vae
 
 
@@ -42,7 +42,7 @@ def train_editor(config: TrainEditorConfig, console: Console) -> None:
 
     Raises:
         UserError: The device is not there, `config.out` holds something else than a model set, `config.initial` holds
-            none, there is no time to train, or nothing to keep.
+            none, there is no time to train, or `config.kept` is no share of it.
     """
     if config.device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError("--device is cuda, but torch sees no GPU; train with --device cpu")
@@ -61,7 +61,8 @@ def train_editor(config: TrainEditorConfig, console: Console) -> None:
         progress = train_denoiser(config, models, console)
     denoiser = Stage.between(*progress, config.denoiser_batch, config.denoiser_lr)
     if config.initial is not None and config.kept:
-        keep_weights(models.denoiser, load_set(config.initial).denoiser, config.kept)
+        # Wortsman et al. 2022, "Robust fine-tuning of zero-shot models".
+        move_weights(models.denoiser, load_set(config.initial).denoiser, config.kept)
     models.save(config.out)
     _plot_curve(config.work)
     steps = progress[1].steps
@@ -80,14 +81,6 @@ def train_editor(config: TrainEditorConfig, console: Console) -> None:
         machine=_machine(config.device),
     ).save(config.work)
     console.print(f"model set in {config.out}, {denoiser.steps} steps of the denoiser in this call")
-
-
-@torch.no_grad()
-def keep_weights(trained: nn.Module, initial: nn.Module, share: float) -> None:
-    """Move trained weights back towards those they started from, by a share of the way (Wortsman et al. 2022, "Robust
-    fine-tuning of zero-shot models")."""
-    for weight, start in zip(trained.parameters(), initial.parameters(), strict=True):
-        weight.lerp_(start.to(weight), share)
 
 
 def evaluate_editor(config: TrainEditorConfig, console: Console) -> None:
