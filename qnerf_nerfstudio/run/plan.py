@@ -133,6 +133,11 @@ class PlanConfig:
             if not good:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected {expected}")
 
+    @property
+    def carries(self) -> bool:
+        """Whether views of the carried field are rendered."""
+        return "carried" in (self.start, self.editing)
+
 
 @dataclass(frozen=True)
 class Revision:
@@ -257,17 +262,16 @@ class Plan:
     def _stages(self) -> Iterator[Stage]:
         config = self.config
         inversion = self._sliced(Task.INVERT, 0, range(config.num_steps - 1, -1, -1))
-        carried = config.start == "carried" or config.editing == "carried"
-        if not carried:
+        if not config.carries:
             yield inversion
         if config.source_iterations > 0:
             yield Stage(Task.SOURCE, 0, (), config.source_iterations)
-        if carried:
+        if config.carries:
             yield self._sliced(Task.CARRY, 0, range(1))
         if config.editing == "carried":
             yield from self._end(0, 0, 0, None)
             return
-        if carried:
+        if config.carries:
             yield inversion
         yield from self._attempt(0, 0)
 

@@ -127,13 +127,38 @@ class EditRun:
             return None
         return motion.deformation(tensors).to(str(self.model.device))
 
-    def _taken_along(self, motion: Motion) -> dict[str, Tensor]:
-        """What a motion takes along, and whether it could be read off the field ("read")."""
+    def shows_what_moves(self) -> bool:
+        """Whether the field, as it is now, shows as solid matter what the control moves, if any is carried."""
+        motion = self.prepared.motion
+        if motion is None or not self.plan.config.carries:
+            return True
+        try:
+            return self._fog(motion, self._read(motion)) < FOGGY
+        except UserError:
+            return False
+
+    def _read(self, motion: Motion) -> dict[str, Tensor]:
+        """What a motion takes along, read off the field as it is now.
+
+        Raises:
+            UserError: The field does not show it.
+        """
         region = self.prepared.projected.influence.voxels
         stated = self.prepared.edit.region.type in ("box", "sphere")
+        with torch.no_grad():
+            return motion.read(self.model.density, region.contains if stated and region else None)
+
+    def _fog(self, motion: Motion, tensors: dict[str, Tensor]) -> float:
+        """Share of the light behind what moves that comes through it."""
+        alone = motion.alone(tensors)
+        if alone is None:
+            return 0.0
+        return translucency(self.model, self.prepared.views, alone.to(str(self.model.device)))
+
+    def _taken_along(self, motion: Motion) -> dict[str, Tensor]:
+        """What a motion takes along, and whether it could be read off the field ("read")."""
         try:
-            with torch.no_grad():
-                tensors = motion.read(self.model.density, region.contains if stated and region else None)
+            tensors = self._read(motion)
         except UserError as error:
             if self.plan.config.editing == "carried":
                 raise
@@ -143,8 +168,7 @@ class EditRun:
 
     def _is_solid(self, motion: Motion, tensors: dict[str, Tensor]) -> bool:
         """Whether what moves is matter and no fog; without diffusion models, fog is carried all the same."""
-        alone = motion.alone(tensors)
-        fog = 0.0 if alone is None else translucency(self.model, self.prepared.views, alone.to(str(self.model.device)))
+        fog = self._fog(motion, tensors)
         if fog < FOGGY:
             return True
         carried = self.plan.config.editing == "carried"
@@ -171,8 +195,7 @@ class EditRun:
         weights = {name: value.to(self.model.device) for name, value in weights.items()}
         if scene == "captured":
             return Look(weights)
-        config = self.plan.config
-        if self.prepared.motion is None or "carried" not in (config.start, config.editing):
+        if self.prepared.motion is None or not self.plan.config.carries:
             raise ValueError("no view is carried: the run begins from the photos")
         if not self.artifacts.anatomy.exists:
             raise ValueError("what moves is read off the field of the photos when that is trained")

@@ -50,7 +50,9 @@ def _invert(run: EditRun, item: Slice) -> None:
 
 
 def _source(run: EditRun, item: Slice) -> None:
-    """Judge the field of the photos now and then, and end its training where it gets no better."""
+    """Judge the field of the photos now and then, and end its training where it gets no better and shows what moves.
+
+    A few held-out photos may stand still while fog around the subject still clears."""
     offset = item.step - run.plan.starts[run.plan.stage_at(item.step)]
     if offset == 0 or offset % JUDGED_EVERY or item.last:
         return
@@ -59,7 +61,7 @@ def _source(run: EditRun, item: Slice) -> None:
     if comms.is_main_process():
         history = run.artifacts.note_quality(item.step, photos_quality(run))
         before = [quality for step, quality in history if step <= item.step - PATIENCE]
-        enough = bool(before) and history[-1][1] < max(before) + WORTHWHILE
+        enough = bool(before) and history[-1][1] < max(before) + WORTHWHILE and run.shows_what_moves()
     if ranks.broadcast(enough, run.model.device):
         run.revise(Revision(item.step + 1, "photos"))
         CONSOLE.print(f"The field of the photos gets no better: its training ends after {offset} steps.")

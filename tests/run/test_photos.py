@@ -1,0 +1,75 @@
+"""When the field of the photos is good enough to go on with."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from qnerf_nerfstudio.common.errors import UserError
+from qnerf_nerfstudio.run import run as run_module
+from qnerf_nerfstudio.run import stages
+from qnerf_nerfstudio.run.artifacts import EditArtifacts
+from qnerf_nerfstudio.run.plan import Plan, PlanConfig, Revision
+from qnerf_nerfstudio.run.run import FOGGY, EditRun
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_training_on_the_photos_ends_early_only_where_the_field_shows_what_moves(
+    shown: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "photos_quality", lambda run: 20.0)
+    plan = Plan(PlanConfig(num_views=2, num_steps=4, source_iterations=1500, start="carried"))
+    revisions: list[Revision] = []
+    run: Any = SimpleNamespace(
+        plan=plan,
+        artifacts=EditArtifacts(tmp_path),
+        model=SimpleNamespace(device="cpu"),
+        shows_what_moves=lambda: shown,
+        revise=revisions.append,
+    )
+    for step in range(1500):
+        stages._source(run, plan.at(step))
+    # Judged before steps 250, 500 and 750, by when 500 steps have gained nothing.
+    assert [each.step for each in revisions[:1]] == ([751] if shown else [])
+
+
+class Bones:
+    """A motion of what a field shows, or does not."""
+
+    def __init__(self, read: bool, alone: bool) -> None:
+        self._read, self._alone = read, alone
+
+    def read(self, density: object, allowed: object) -> dict[str, torch.Tensor]:
+        if not self._read:
+            raise UserError("the field shows no matter around the bones")
+        return {}
+
+    def alone(self, tensors: object) -> SimpleNamespace | None:
+        return SimpleNamespace(to=lambda device: None) if self._alone else None
+
+
+@pytest.mark.parametrize(
+    ("motion", "fog", "start", "expected"),
+    [
+        (Bones(True, True), FOGGY - 0.01, "carried", True),
+        (Bones(True, True), FOGGY + 0.01, "carried", False),
+        (Bones(True, False), 1.0, "carried", True),  # boxes: all that lies in them moves
+        (Bones(False, True), 0.0, "carried", False),
+        (Bones(False, True), 1.0, "inverted", True),  # nothing is carried
+        (None, 1.0, "carried", True),
+    ],
+)
+def test_a_field_shows_what_moves_where_that_is_found_and_solid(
+    motion: Bones | None, fog: float, start: Any, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "translucency", lambda model, views, alone: fog)
+    run: Any = object.__new__(EditRun)
+    run.plan = Plan(PlanConfig(num_views=2, num_steps=4, start=start))
+    run.model = SimpleNamespace(device="cpu", density=None)
+    influence, region = SimpleNamespace(voxels=None), SimpleNamespace(type="auto")
+    run.prepared = SimpleNamespace(
+        motion=motion, views=None, projected=SimpleNamespace(influence=influence), edit=SimpleNamespace(region=region)
+    )
+    assert run.shows_what_moves() is expected
