@@ -42,16 +42,24 @@ class Status:
     stage_left: float | None
     """Seconds to the end of the stage; None before the first step is timed."""
     left: float | None
-    """Seconds to the end of the run."""
+    """Seconds to the end of the run; None before any step of diffusion is timed, where one is still to come."""
 
     def __str__(self) -> str:
         """One line."""
         parts = [f"stage {self.stage} of {self.stages}: {self.description}"]
         if self.timestep:
             parts.append(self.timestep)
-        if self.stage_left is not None and self.left is not None:
-            parts.append(f"{format_duration(self.stage_left)} left in it, {format_duration(self.left)} in all")
+        if self.remains:
+            parts.append(self.remains)
         return " · ".join(parts)
+
+    @property
+    def remains(self) -> str:
+        """What is left in words, as far as it is known."""
+        if self.stage_left is None:
+            return ""
+        in_all = "" if self.left is None else f", {format_duration(self.left)} in all"
+        return f"{format_duration(self.stage_left)} left in it{in_all}"
 
 
 class Progress:
@@ -133,18 +141,20 @@ class Progress:
         CONSOLE.print(line)
 
     def _estimate(self, steps: dict[Task, int]) -> float | None:
-        """Seconds for numbers of steps of each task; tasks not timed yet take the mean of those like them."""
-        if not self._means:
-            return None
+        """Seconds for numbers of steps of each task; tasks not timed yet take the mean of those like them, and where
+        there are none nothing can be said."""
+        total = 0.0
+        for task, count in steps.items():
+            like = [mean for each, mean in self._means.items() if _kind(each) == _kind(task)]
+            if not like:
+                return None
+            total += count * self._means.get(task, sum(like) / len(like))
+        return total
 
-        def seconds(task: Task) -> float:
-            if task in self._means:
-                return self._means[task]
-            like = [mean for each, mean in self._means.items() if each.trains_only == task.trains_only]
-            known = like or list(self._means.values())
-            return sum(known) / len(known)
 
-        return sum(count * seconds(task) for task, count in steps.items())
+def _kind(task: Task) -> str:
+    """Tasks of one kind take times of one order: training alone, renders of whole views, or passes of diffusion."""
+    return "training" if task.trains_only else "renders" if task == Task.CARRY else "diffusion"
 
 
 def finished_panel(run: Path, artifacts: EditArtifacts, seconds: dict[str, float]) -> Panel:

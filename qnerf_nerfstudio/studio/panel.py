@@ -20,7 +20,6 @@ from nerfstudio.viewer.viewer_elements import (
 from PIL import Image
 from torch import nn
 
-from qnerf_nerfstudio.common.wording import format_duration
 from qnerf_nerfstudio.pages.viser_safety import atomic, plain
 from qnerf_nerfstudio.run.artifacts import EditArtifacts
 from qnerf_nerfstudio.run.progress import Status
@@ -141,9 +140,7 @@ class EditPanel(nn.Module):
         """Show where the run is."""
         lines = [f"**Stage {status.stage} of {status.stages}**: {status.description}"]
         lines.append(f"{status.timestep or 'field training'}, {100 * status.share:.0f} % of the stage")
-        if status.left is not None:
-            lines.append(f"about {format_duration(status.left)} left")
-        lines += [note for note in (self._note, self.explained) if note]
+        lines += [note for note in (status.remains, self._note, self.explained) if note]
         self.activity.content = "  \n".join(lines)
 
     def say(self, text: str) -> None:
