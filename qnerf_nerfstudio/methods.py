@@ -107,7 +107,6 @@ _tiny.pipeline = QNerfPipelineConfig(
         guidance_strength=0.0,
         render_stop=1.0,
     ),
-    consolidation="one-shot",
     tau=4,
     chunk=8,
     source_iterations=1500,

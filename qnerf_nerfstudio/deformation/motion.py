@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -19,9 +20,16 @@ from qnerf_nerfstudio.edit.schema import BoxControl, Edit, ImagesControl, MeshCo
 from qnerf_nerfstudio.rigs.bones import Skeleton
 from qnerf_nerfstudio.rigs.matter import Allowed, Anatomy, Density, OwnerGrid, read_anatomy
 
+MIDDLE, POINTS = (0.25, 0.75), 8
+"""Part of a bone, as shares of its length, that lies inside of what it moves, and points that are taken there."""
+
 
 class Motion(Protocol):
     """What moves where; what it takes along is read off the field of the photos."""
+
+    def inside(self) -> Float[Tensor, "N 3"] | None:
+        """Points of the captured scene that lie inside of matter; None where nothing is known."""
+        ...
 
     def read(self, density: Density, allowed: Allowed | None) -> dict[str, Tensor]:
         """What the motion takes along, as named tensors.
@@ -53,6 +61,11 @@ class SkeletonMotion:
     edited: Skeleton
     """In the edited scene."""
 
+    def inside(self) -> Float[Tensor, "N 3"]:
+        """Points along the middle of every bone, away from joints, which may lie on the surface."""
+        share = torch.linspace(*MIDDLE, POINTS)[:, None, None]
+        return torch.lerp(self.captured.start, self.captured.end, share).flatten(0, 1)
+
     def read(self, density: Density, allowed: Allowed | None) -> dict[str, Tensor]:
         """What belongs to the bones."""
         anatomy = read_anatomy(density, self.captured, allowed)
@@ -75,6 +88,9 @@ class SolidsMotion:
 
     solids: BoxesDeformation | MeshDeformation
     """What they state."""
+
+    def inside(self) -> None:
+        """Nothing is known: what solids enclose may be empty in part."""
 
     def read(self, density: Density, allowed: Allowed | None) -> dict[str, Tensor]:
         """Nothing: what lies in a solid moves with it, whatever it is."""

@@ -18,20 +18,20 @@ class RunSettings:
     """The edit; by default edit.json in the data folder."""
     outside_paths: bool = False
     """Let edit.json and transforms.json name files outside of their own folders."""
-    consolidation: Consolidation = "progressive"
-    """How views are made to agree: "progressive" (interval by interval), "one-shot" (one early fit), or "none"."""
+    consolidation: Consolidation = "one-shot"
+    """How views are made to agree: "one-shot" (one early fit), "progressive" (interval by interval), or "none"."""
     editing: Editing = "diffusion"
     """How views are edited: by the "diffusion" models, or only "carried" along the control's motion, without them."""
     start: Start = "carried"
     """Noise that views begin from: that of "carried" views, where the control is a motion, or of "inverted" photos."""
-    tau: int = 5
+    tau: int = 10
     """Timesteps of an interval's guided part and of its look-ahead."""
     stop: float = 0.8
     """No interval starts after this share of the timesteps."""
     chunk: int | Literal["auto"] = "auto"
     """Views that go through the diffusion models at once; "auto" takes as many as fit, at most 16 (4 on a CPU)."""
     source_iterations: int = 2000
-    """Training steps on the source photos alone, at most; they end early where held-out photos gain nothing."""
+    """Training steps on the source photos alone, at most; fewer once held-out photos gain nothing."""
     fit_iterations: int = 500
     """Training steps of each QNeRF fit."""
     final_iterations: int = 15000

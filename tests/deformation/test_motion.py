@@ -26,6 +26,11 @@ def test_a_skeleton_states_a_motion_in_the_scene() -> None:
     assert motion.captured.bones.tolist() == motion.edited.bones.tolist()
     torch.testing.assert_close(motion.captured.lengths, torch.tensor([2.0, 2.0]))
     assert sorted(motion.edited.joints.tolist()) == [[1, 0, 0], [1, 0, 2], [1, 2, 2]]
+    # Matter is expected along the captured bones, from (1, 0, 0) to (1, 0, 4) with a joint in the middle, not at joints.
+    inside = motion.inside()
+    assert torch.equal(inside[:, :2], torch.tensor([[1.0, 0.0]]).expand(len(inside), -1))
+    assert bool((((inside[:, 2] % 2) - 1).abs() <= 0.5).all())
+    assert inside[:, 2].min() < 1 and inside[:, 2].max() > 3
 
 
 def test_several_skeletons_state_one_motion() -> None:
@@ -37,7 +42,8 @@ def test_several_skeletons_state_one_motion() -> None:
 
 
 def test_boxes_state_a_motion() -> None:
-    assert isinstance(stated_motion(edit(BOX), Path(), TO_SCENE, None), SolidsMotion)
+    motion = stated_motion(edit(BOX), Path(), TO_SCENE, None)
+    assert isinstance(motion, SolidsMotion) and motion.inside() is None
     motion = stated_motion(edit({"type": "parts", "parts": [BOX, BOX]}), Path(), TO_SCENE, None)
     assert isinstance(motion, SolidsMotion)
     assert len(motion.solids.captured) == 2

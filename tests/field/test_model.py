@@ -10,7 +10,7 @@ from nerfstudio.model_components.scene_colliders import NearFarCollider
 from qnerf_nerfstudio.common.version import __version__
 from qnerf_nerfstudio.controls.region import VoxelRegion
 from qnerf_nerfstudio.field.losses import query_loss
-from qnerf_nerfstudio.field.model import QNerfModel, annealed_span
+from qnerf_nerfstudio.field.model import EXPECTED_STEPS, QNerfModel, annealed_span
 
 
 @pytest.mark.parametrize(
@@ -137,3 +137,23 @@ def test_running_errors_follow_the_views_that_were_drawn(model: QNerfModel) -> N
     assert model.view_errors[2] == 5
     model.begin_stage(3, "rgb", {})
     assert model.view_errors.isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("step", "from_scratch", "told"), [(0, True, True), (EXPECTED_STEPS, True, False), (0, False, False)]
+)
+def test_a_field_from_scratch_begins_with_the_matter_that_is_known(
+    model: QNerfModel, step: int, from_scratch: bool, told: bool
+) -> None:
+    model.train()
+    model.step, model.from_scratch = step, from_scratch
+    model.expected = torch.tensor([[0.1, 0.2, 0.0], [0.0, -0.1, 0.2]])
+    batch = {"image": torch.rand(7, 3), "indices": torch.zeros(7, 3, dtype=torch.long)}
+    losses = model.get_loss_dict(model.get_outputs(rays()), batch, {"distortion": torch.zeros(())})
+    assert ("expected_loss" in losses) == told
+    if told:
+        before = model.density(model.expected)
+        optimizer = torch.optim.Adam(model.field.parameters(), lr=1e-2)
+        losses["expected_loss"].backward()
+        optimizer.step()
+        assert bool((model.density(model.expected) > before).all())
