@@ -1,12 +1,16 @@
 """Commands run as a user runs them, and a short edit's options."""
 
+import io
 import os
 import subprocess
 import sys
 import tempfile
+from contextlib import redirect_stdout
 from pathlib import Path
+from unittest.mock import patch
 
 from helpers.preloaded import QUIET, run_script
+from qnerf_nerfstudio import cli
 from qnerf_nerfstudio.toy.demo import environment_with_ffmpeg
 
 SCRIPTS = Path(sys.executable).parent
@@ -20,6 +24,9 @@ SHORT = [
     *("--pipeline.model.num-levels", "8"),
     *("--pipeline.model.log2-hashmap-size", "15"),
     *("--pipeline.model.max-res", "512"),
+    # Rendering is most of a short run's time; so few steps make no surface that needs more samples.
+    *("--pipeline.model.num-proposal-samples-per-ray", "16"),
+    *("--pipeline.model.num-nerf-samples-per-ray", "12"),
     *("--pipeline.datamanager.train-num-rays-per-batch", "256"),
     *("--pipeline.datamanager.pixel-sampler.region-share", "0"),
     *("--pipeline.start", "inverted"),
@@ -83,6 +90,13 @@ def without_diffusion(name: str, *arguments: object) -> str:
 def where(out: Path) -> list[object]:
     """Options of ns-train that name a run's folder."""
     return ["--output-dir", out, "--experiment-name", "e", "--timestamp", "t"]
+
+
+def qnerf(*arguments: object) -> str:
+    """Run `qnerf` in this process, where a test can make a method smaller than options can; what it prints."""
+    with patch("sys.argv", ["qnerf", *map(str, arguments)]), redirect_stdout(io.StringIO()) as output:
+        cli.main()
+    return output.getvalue()
 
 
 def edited_by(editor: Path) -> list[object]:

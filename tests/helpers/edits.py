@@ -19,4 +19,5 @@ def short_edit(capture: Path, out: Path, num_steps: int, editor: Path | None = N
     pipeline.start, pipeline.consolidation, pipeline.stop = "inverted", "progressive", 0.4
     pipeline.source_iterations, pipeline.fit_iterations, pipeline.final_iterations = 3, 4, 8
     pipeline.datamanager.train_num_rays_per_batch = 64
+    pipeline.model.num_proposal_samples_per_ray, pipeline.model.num_nerf_samples_per_ray = (16,), 12
     return config

@@ -1,21 +1,32 @@
 """`qnerf preview` as its help shows it, and settings that edit.json states."""
 
+import copy
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from helpers.captures import small_capture
-from helpers.commands import RUN, SHORT, command, where
+from helpers.commands import RUN, SHORT, command, qnerf, where
 from PIL import Image
 
 from qnerf_nerfstudio.common.images import load_images
+from qnerf_nerfstudio.previews import METHODS
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_capture(tmp_path_factory.mktemp("preview"), num_views=6, size=64)
+
+
+@pytest.fixture
+def _small_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make previews in this process short."""
+    method: Any = copy.deepcopy(METHODS["qnerf-edit-tiny"])
+    method.pipeline.editor.num_steps, method.pipeline.editor.resolution = 6, 64
+    monkeypatch.setitem(METHODS, "qnerf-edit-tiny", method)
 
 
 def shown(out: Path, rows: int, columns: int) -> torch.Tensor:
@@ -26,11 +37,12 @@ def shown(out: Path, rows: int, columns: int) -> torch.Tensor:
     return torch.cat(parts).unflatten(1, (columns, 256)).unflatten(0, (rows, 256)).movedim(1, 2)
 
 
+@pytest.mark.usefixtures("_small_method")
 def test_a_sheet_shows_photos_controls_and_trials(data: Path, tiny_editor: Path, tmp_path: Path) -> None:
     out = tmp_path / "sheets/look.png"
     models = ("--method", "qnerf-edit-tiny", "--model", tiny_editor, "--controlnet", tiny_editor / "controlnet")
     scales = ("--guidance-scale", "1", "3", "--controlnet-scale", "0.5", "1")
-    output = command("qnerf", "preview", "--data", data, "--views", "2", *models, *scales, "--out", out)
+    output = qnerf("preview", "--data", data, "--views", "2", *models, *scales, "--out", out)
     assert "2 views, 4 trials" in output
     with Image.open(out) as sheet:
         assert sheet.height == 6 * 256 + 10
@@ -46,12 +58,13 @@ def test_a_sheet_shows_photos_controls_and_trials(data: Path, tiny_editor: Path,
     assert "guidance_scale is 0.5; expected at least 1" in wrong
 
 
+@pytest.mark.usefixtures("_small_method")
 def test_seeds_begin_from_fresh_noise_and_repeat(data: Path, tiny_editor: Path, tmp_path: Path) -> None:
     models = ("--method", "qnerf-edit-tiny", "--model", tiny_editor, "--controlnet", tiny_editor / "controlnet")
     sheets = []
     for number in range(2):
         out = tmp_path / f"{number}.png"
-        command("qnerf", "preview", "--data", data, "--views", "1", *models, "--seed", "1", "2", "--out", out)
+        qnerf("preview", "--data", data, "--views", "1", *models, "--seed", "1", "2", "--out", out)
         sheets.append(shown(out, 4, 1))
     assert torch.equal(*sheets)
     assert float((sheets[0][2] - sheets[0][3]).abs().mean()) > 1e-3
@@ -67,7 +80,8 @@ def test_settings_of_an_edit_count_where_the_command_line_says_nothing(
     (scene / "edit.json").write_text(json.dumps(edit))
     models = ("--pipeline.editor.model", tiny_editor, "--pipeline.editor.controlnet", tiny_editor / "controlnet")
     stated = ("--pipeline.editor.controlnet-scale", "0.4")
-    command("ns-train", "qnerf-edit-tiny", "--data", scene, *where(tmp_path), *SHORT, *models, *stated)
+    short = (*SHORT, "--pipeline.consolidation", "none")
+    command("ns-train", "qnerf-edit-tiny", "--data", scene, *where(tmp_path), *short, *models, *stated)
     manifest = json.loads((tmp_path / RUN / "edit/manifest.json").read_text())
     found = manifest["settings"]
     assert found["--pipeline.editor.guidance-scale"] == "2.5" and found["--machine.seed"] == "7"

@@ -1,15 +1,18 @@
 """`qnerf proxy` as its help shows it, and edits by the rigs that it makes."""
 
+import copy
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import trimesh
 from helpers.captures import small_capture
-from helpers.commands import command, train, where
+from helpers.commands import command, qnerf, train, where
 from helpers.real import SCENES, needs_scenes
 
 from qnerf_nerfstudio.capture.capture import read_capture
@@ -18,6 +21,7 @@ from qnerf_nerfstudio.controls.draw import control_images
 from qnerf_nerfstudio.controls.solids import raycast
 from qnerf_nerfstudio.edit.reading import load_edit
 from qnerf_nerfstudio.field.grids import render_grid
+from qnerf_nerfstudio.methods import qnerf_edit_tiny
 from qnerf_nerfstudio.proxies import field_points, quick_field
 from qnerf_nerfstudio.toy.capture import sample_edit
 from qnerf_nerfstudio.toy.proxy import capsule_mesh
@@ -26,10 +30,23 @@ SEED, STEPS = 7, 500
 
 
 @pytest.fixture(scope="module")
-def rigged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _small_field() -> Iterator[None]:
+    """Make fields that are trained in this process small: their number of steps counts, not what each costs."""
+    config: Any = copy.deepcopy(qnerf_edit_tiny.config)
+    config.pipeline.datamanager.train_num_rays_per_batch = 384
+    model = config.pipeline.model
+    model.num_proposal_samples_per_ray, model.num_nerf_samples_per_ray = (16,), 12
+    model.num_levels, model.log2_hashmap_size, model.max_res = 8, 15, 512
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(qnerf_edit_tiny, "config", config)
+        yield
+
+
+@pytest.fixture(scope="module")
+def rigged(_small_field: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A procedural capture whose edit is stated by a rig that `qnerf proxy` made of its photos."""
     data = small_capture(tmp_path_factory.mktemp("rig"), num_views=16, size=96, seed=SEED)
-    output = command("qnerf", "proxy", "--data", data, "--iterations", STEPS)
+    output = qnerf("proxy", "--data", data, "--iterations", STEPS)
     assert "proxies/subject.ply" in output.replace("\n", "")
     edit = json.loads((data / "edit.json").read_text())
     edit["control"] |= {"type": "rig", "mesh": "proxies/subject.ply"}
@@ -71,7 +88,10 @@ def test_both_poses_are_drawn_and_an_edit_by_a_rig_runs(rigged: Path, tiny_edito
     (rigged / "both.json").write_text(json.dumps(edit))
     controlnet = tiny_editor / "controlnet"
     two = ["--pipeline.editor.controlnet", controlnet, controlnet, "--pipeline.editor.controlnet-scale", "1", "0.5"]
-    run = train(rigged, tmp_path, tiny_editor, "--pipeline.edit", rigged / "both.json", *two)
+    # SHORT's few samples see no surface in so young a field.
+    samples = ["--pipeline.model.num-proposal-samples-per-ray", 32, "--pipeline.model.num-nerf-samples-per-ray", 24]
+    short = ["--pipeline.consolidation", "one-shot", "--pipeline.editor.num-steps", 2, "--pipeline.tau", 1]
+    run = train(rigged, tmp_path, tiny_editor, "--pipeline.edit", rigged / "both.json", *two, *samples, *short)
     found = field_points(rigged, run, 0)
     assert found is not None
     points, colours = found
