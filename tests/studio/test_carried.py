@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import trimesh
+from helpers.captures import small_capture
 from helpers.commands import KILLED_TRAIN, RUN, SHORT, command, edited_by, script, train, where, without_diffusion
 
 from qnerf_nerfstudio.common.images import load_images
@@ -60,7 +61,8 @@ def test_views_are_carried_without_diffusion_models(capture: Path, tmp_path: Pat
     assert not (edit / "latents").exists()
 
 
-def test_a_field_that_does_not_show_what_moves_is_not_carried(capture: Path, tiny_editor: Path, tmp_path: Path) -> None:
+def test_a_field_that_does_not_show_what_moves_is_not_carried(tiny_editor: Path, tmp_path: Path) -> None:
+    capture = small_capture(tmp_path, num_views=4)
     begin = ["--data", capture, *where(tmp_path / "start"), *edited_by(tiny_editor), *SHORT, *BOXES]
     output = command("ns-train", "qnerf-edit-tiny", *begin, "--pipeline.keep-latents", "False")
     kept = tmp_path / "start" / RUN / "edit"

@@ -183,9 +183,8 @@ def test_export_makes_a_point_cloud(run: Path, tmp_path: Path) -> None:
 
 
 def test_commands_that_need_held_out_views_say_so(tmp_path: Path, tiny_editor: Path) -> None:
-    folder = train(
-        small_capture(tmp_path, 4), tmp_path, tiny_editor, "nerfstudio-data", "--train-split-fraction", "1.0"
-    )
+    options = ("--pipeline.consolidation", "none", "nerfstudio-data", "--train-split-fraction", "1.0")
+    folder = train(small_capture(tmp_path, 4), tmp_path, tiny_editor, *options)
     asked = ("ns-eval", "ns-render interpolate", "ns-render dataset --split test", "ns-render spiral")
     for words in asked:
         output = command(

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from qnerf_nerfstudio.common.images import load_images
 
-VIEWS = 7
+VIEWS = 3
 
 
 @pytest.fixture(scope="module")

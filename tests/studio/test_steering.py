@@ -32,6 +32,12 @@ def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_capture(tmp_path_factory.mktemp("steering"), num_views=8)
 
 
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """4 views, for what does not depend on their number."""
+    return small_capture(tmp_path_factory.mktemp("few"), num_views=4)
+
+
 def steered(
     capture: Path, editor: Path, out: Path, monkeypatch: pytest.MonkeyPatch, requests: dict[int, Request]
 ) -> Path:
@@ -98,10 +104,10 @@ def test_training_on_the_photos_ends_where_held_out_photos_gain_nothing(
 
 
 def test_the_viewer_shows_the_scene_that_is_chosen(
-    capture: Path, tiny_editor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    few: Path, tiny_editor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = short_edit(capture, tmp_path, 6, tiny_editor)
-    config.pipeline.start, config.pipeline.edit = "carried", capture / "edit-boxes.json"
+    config = short_edit(few, tmp_path, 6, tiny_editor)
+    config.pipeline.start, config.pipeline.edit = "carried", few / "edit-boxes.json"
     seen: dict[str, list[dict[str, Tensor]]] = {}
     show = QNerfPipeline._run_slice
 
@@ -135,19 +141,19 @@ def test_the_viewer_shows_the_scene_that_is_chosen(
     assert (edited["rgb"] - edited_late["rgb"]).abs().mean() > 0.01
 
 
-def test_nothing_leaks_out_of_the_region(capture: Path, tiny_editor: Path, tmp_path: Path) -> None:
-    document = json.loads((capture / "edit.json").read_text())
+def test_nothing_leaks_out_of_the_region(few: Path, tiny_editor: Path, tmp_path: Path) -> None:
+    document = json.loads((few / "edit.json").read_text())
     document["region"] = {"type": "sphere", "position": document["control"]["target"]["r_wrist"], "radius": 0.25}
     (tmp_path / "edit.json").write_text(json.dumps(document))
-    read, edit = read_capture(capture), load_edit(tmp_path / "edit.json")
+    read, edit = read_capture(few), load_edit(tmp_path / "edit.json")
     views, names = read.views(), read.names
-    projected = project_edit(edit, capture, views, names, read.num_train, read.to_scene, (64, 64), SCENE_BOX)
-    masks, photos = projected.influence.masks, read.photos(range(8), (64, 64))
+    projected = project_edit(edit, few, views, names, read.num_train, read.to_scene, (64, 64), SCENE_BOX)
+    masks, photos = projected.influence.masks, read.photos(range(4), (64, 64))
     assert masks is not None and 0.02 < masks.float().mean() < 0.5
     edited = {}
     for composite in ("True", "False"):
         options = ["--pipeline.edit", tmp_path / "edit.json", "--pipeline.composite", composite]
-        folder = train(capture, tmp_path / composite, tiny_editor, *options) / "edit/images"
+        folder = train(few, tmp_path / composite, tiny_editor, *options) / "edit/images"
         paths = [folder / f"{Path(name).stem}.png" for name in names]
         edited[composite] = torch.stack(load_images(paths)).movedim(-1, 1)
     outside = ~masks[:, None].expand_as(photos)
@@ -162,9 +168,10 @@ def test_nothing_leaks_out_of_the_region(capture: Path, tiny_editor: Path, tmp_p
 
 
 @pytest.mark.parametrize("control", ["mesh", "boxes"])
-def test_solids_are_controls_as_skeletons_are(capture: Path, tiny_editor: Path, tmp_path: Path, control: str) -> None:
-    run = train(capture, tmp_path, tiny_editor, "--pipeline.edit", capture / f"edit-{control}.json") / "edit"
+def test_solids_are_controls_as_skeletons_are(few: Path, tiny_editor: Path, tmp_path: Path, control: str) -> None:
+    options = ["--pipeline.edit", few / f"edit-{control}.json", "--pipeline.consolidation", "none"]
+    run = train(few, tmp_path, tiny_editor, *options) / "edit"
     drawn = load_images(sorted((run / "controls/target").glob("*.png")))
-    assert len(drawn) == 8 and all(image.any() and (image[..., 0] == image[..., 2]).all() for image in drawn)
-    photos, edited = (load_images(sorted(folder.glob("*.png"))) for folder in (capture / "images", run / "images"))
+    assert len(drawn) == 4 and all(image.any() and (image[..., 0] == image[..., 2]).all() for image in drawn)
+    photos, edited = (load_images(sorted(folder.glob("*.png"))) for folder in (few / "images", run / "images"))
     assert all((a - b).abs().mean() > 5e-3 for a, b in zip(photos, edited, strict=True))
