@@ -26,7 +26,7 @@ def drawn(views: Views, skeleton: dict[str, torch.Tensor]) -> torch.Tensor:
     return draw_skeleton(views, skeleton, BONES)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(seed=st.integers(0, 10_000), size=st.sampled_from([128, 256]), k1=st.sampled_from([0.0, -0.05]))
 def test_limbs_that_views_leave_out_are_found(seed: int, size: int, k1: float) -> None:
     views, truth = orbit(24, size, k1), figure(seed)
@@ -117,7 +117,8 @@ def annotated(views: Views, skeleton: dict[str, torch.Tensor], radius: int, vers
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 @pytest.mark.parametrize("radius", [2, 4, 8])
-@pytest.mark.parametrize("size", [512, 768])
+# Drawings of 768 pixels differ from those of 512 in nothing but their time.
+@pytest.mark.parametrize("size", [512, pytest.param(768, marks=pytest.mark.release)])
 def test_drawings_of_other_programs_are_lifted_for_a_smaller_method(size: int, radius: int, version: str) -> None:
     views, truth = orbit(12, 128), figure(1)
     images = [torch.from_numpy(each) for each in annotated(views.resized((size, size)), truth, radius, version)]
@@ -161,7 +162,7 @@ def test_two_rays_are_not_enough() -> None:
 
 
 @given(seed=st.integers(0, 10_000), same=st.booleans(), k1=st.floats(-3, 3), share=st.floats(0, 1))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_no_drawing_and_no_cameras_make_it_fail(seed: int, same: bool, k1: float, share: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     views = orbit(6, 32, k1)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from qnerf_nerfstudio.controls.region import RESOLUTION, VoxelRegion, visual_hull
 
 
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=4)
 @given(st.lists(st.floats(-0.1, 0.1), min_size=3, max_size=3), st.floats(0.06, 0.15), st.integers(9, 24))
 def test_hull_of_a_ball_holds_the_ball_and_little_else(at: list[float], radius: float, count: int) -> None:
     views, centre = ring(count), torch.tensor(at)

@@ -1,5 +1,8 @@
 """Query heads by least squares, on features of any kind, and on those of a field that was trained on photos."""
 
+import copy
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -43,9 +46,14 @@ def captured(tmp_path_factory: pytest.TempPathFactory) -> tuple[QNerfModel, View
     """A field of photos, the photos' cameras, and where the cells of a grid over them truly look (NaN: nowhere)."""
     folder = tmp_path_factory.mktemp("known")
     write_capture(folder / "scene", CaptureConfig(seed=SEED, num_views=NUM_VIEWS, num_novel_views=1, size=64))
-    pipeline = train_plain(folder / "scene", folder, qnerf_edit_tiny.config, iterations=150)
-    model, capture = pipeline.model, pipeline.datamanager.capture  # pyright: ignore[reportAttributeAccessIssue]
-    assert isinstance(model, QNerfModel)
+    config: Any = copy.deepcopy(qnerf_edit_tiny.config)
+    # As many steps as the features need, each with less than the method's.
+    config.pipeline.datamanager.train_num_rays_per_batch = 256
+    model = config.pipeline.model
+    model.num_proposal_samples_per_ray, model.num_nerf_samples_per_ray, model.log2_hashmap_size = (16,), 12, 15
+    pipeline = train_plain(folder / "scene", folder, config, iterations=150)
+    field, capture = pipeline.model, pipeline.datamanager.capture  # pyright: ignore[reportAttributeAccessIssue]
+    assert isinstance(field, QNerfModel)
     views, (body, source, _) = capture.dataset_views(), sample_edit(SEED)
     focal = float(views.intrinsics[0, 0]) * GRID[0] / 64
     points = []
@@ -53,7 +61,7 @@ def captured(tmp_path_factory: pytest.TempPathFactory) -> tuple[QNerfModel, View
         depth = render(body, source, c2w, focal, GRID, supersampling=1).depth
         origins, directions, cosines = pinhole_rays(c2w, focal, GRID, samples=1)
         points.append((origins + (depth.flatten() / cosines)[:, None] * directions).view(*GRID, 3))
-    return model, capture.views(), torch.stack(points)
+    return field, capture.views(), torch.stack(points)
 
 
 def test_a_function_of_space_is_found_under_the_screen_and_noise(

@@ -204,7 +204,7 @@ def test_sheets_curve_figures_and_card_are_written(tmp_path: Path, initial: Path
 
 
 def test_unet_and_controlnet_are_one_graph() -> None:
-    unet = build_denoiser(8, (16, 16, 32), 4, 32)
+    unet = build_denoiser(8, (16, 32), 4, 32)
     control = build_control(unet, (16, 16, 16, 16))
     parts = nn.ModuleDict({"unet": unet, "controlnet": control}).requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
