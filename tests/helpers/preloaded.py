@@ -10,7 +10,7 @@ import sys
 from functools import cache
 from importlib.abc import MetaPathFinder
 from multiprocessing import forkserver
-from multiprocessing.context import ForkServerContext
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from unittest.mock import patch
 
@@ -55,13 +55,21 @@ def run_script(
     Returns:
         Its exit code, or minus the number of the signal that ended it.
     """
-    process = ensure_server().Process(target=_run, args=(str(script), arguments, variables, str(log), diffusion))
-    process.start()
+    process = start_script(script, arguments, variables, log, diffusion)
     process.join(600)
     if process.exitcode is None:
         process.kill()
         raise TimeoutError(log.read_text()[-4000:])
     return process.exitcode
+
+
+def start_script(
+    script: Path, arguments: list[str], variables: dict[str, str], log: Path, diffusion: bool = True
+) -> ForkServerProcess:
+    """The process of `run_script`, which runs."""
+    process = ensure_server().Process(target=_run, args=(str(script), arguments, variables, str(log), diffusion))
+    process.start()
+    return process
 
 
 def _run(script: str, arguments: list[str], variables: dict[str, str], log: str, diffusion: bool) -> None:

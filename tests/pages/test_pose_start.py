@@ -1,7 +1,7 @@
 """`qnerf pose` that begins with a person: from a detector's files, and from the photos themselves."""
 
 import json
-import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from helpers.browser import free_port
 from helpers.captures import small_capture
 from helpers.commands import SCRIPTS, command
 from helpers.people import openpose, seen, write_keypoints
+from helpers.preloaded import start_script
 from PIL import Image
 from rich.console import Console
 from torch.nn import functional as F
@@ -67,18 +68,20 @@ def test_an_edit_that_is_there_keeps_its_target_pose(data: Path) -> None:
         open_document(data, data / "boxes.json", "skeleton", None, person)
 
 
-def test_the_command_tells_what_it_saw_and_opens_the_page(data: Path) -> None:
-    words = [SCRIPTS / "qnerf", "pose", "--data", data, "--keypoints", data / "keypoints", "--port", str(free_port())]
+def test_the_command_tells_what_it_saw_and_opens_the_page(data: Path, tmp_path: Path) -> None:
+    words = ["pose", "--data", data, "--keypoints", data / "keypoints", "--port", str(free_port())]
     words += ["--field-iterations", "2"]
-    with subprocess.Popen(list(map(str, words)), stdout=subprocess.PIPE, text=True, env={"COLUMNS": "300"}) as process:
-        assert process.stdout is not None
-        lines = []
-        while not lines or "Pose the edit at" not in lines[-1]:
-            line = process.stdout.readline()
-            assert line, "".join(lines)
-            lines.append(line)
+    log = tmp_path / "log.txt"
+    log.touch()
+    process = start_script(SCRIPTS / "qnerf", list(map(str, words)), {}, log)
+    try:
+        while "Pose the edit at" not in log.read_text():
+            assert process.is_alive(), log.read_text()
+            time.sleep(0.1)
+    finally:
         process.kill()
-    assert "Seen in 8 of 8 photos" in "".join(lines)
+        process.join()
+    assert "Seen in 8 of 8 photos" in log.read_text()
     pose = ("qnerf", "pose", "--data", data)
     assert "none of the 0 JSON files" in command(*pose, "--keypoints", data / "images", code=2)
     assert "--person is one of those that" in command(*pose, "--person", "2", code=2)
