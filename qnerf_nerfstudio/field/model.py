@@ -126,7 +126,7 @@ class QNerfModel(NerfactoModel):
         self.deformation: Deformation | None = None
         """What the field is seen through; None: as it is."""
         self.expected: Float[Tensor, "N 3"] | None = None
-        """Points that are known to lie inside of matter, in scene coordinates: a field from scratch begins with them."""
+        """Points known to lie inside of matter, in scene coordinates, which a field from scratch begins with."""
         self.look: Look | None = None
         """What `get_outputs_for_camera` shows; None: the field as it is."""
         self.shows_query_features = False

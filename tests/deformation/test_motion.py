@@ -26,7 +26,7 @@ def test_a_skeleton_states_a_motion_in_the_scene() -> None:
     assert motion.captured.bones.tolist() == motion.edited.bones.tolist()
     torch.testing.assert_close(motion.captured.lengths, torch.tensor([2.0, 2.0]))
     assert sorted(motion.edited.joints.tolist()) == [[1, 0, 0], [1, 0, 2], [1, 2, 2]]
-    # Matter is expected along the captured bones, from (1, 0, 0) to (1, 0, 4) with a joint in the middle, not at joints.
+    # Matter is expected along the captured bones, (1, 0, 0) to (1, 0, 2) to (1, 0, 4), away from their joints.
     inside = motion.inside()
     assert torch.equal(inside[:, :2], torch.tensor([[1.0, 0.0]]).expand(len(inside), -1))
     assert bool((((inside[:, 2] % 2) - 1).abs() <= 0.5).all())
