@@ -116,9 +116,14 @@ def annotated(views: Views, skeleton: dict[str, torch.Tensor], radius: int, vers
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
-@pytest.mark.parametrize("radius", [2, 4, 8])
-# Drawings of 768 pixels differ from those of 512 in nothing but their time.
-@pytest.mark.parametrize("size", [512, pytest.param(768, marks=pytest.mark.release)])
+# The thinnest and the thickest lines beside the drawing's size, and some between; `make release-check` has more.
+@pytest.mark.parametrize(
+    ("size", "radius"),
+    [
+        *((768, 2), (512, 4), (512, 8)),
+        *(pytest.param(*each, marks=pytest.mark.release) for each in ((512, 2), (768, 4), (768, 8))),
+    ],
+)
 def test_drawings_of_other_programs_are_lifted_for_a_smaller_method(size: int, radius: int, version: str) -> None:
     views, truth = orbit(12, 128), figure(1)
     images = [torch.from_numpy(each) for each in annotated(views.resized((size, size)), truth, radius, version)]
