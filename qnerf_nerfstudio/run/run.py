@@ -127,10 +127,15 @@ class EditRun:
             return None
         return motion.deformation(tensors).to(str(self.model.device))
 
+    @property
+    def carried_motion(self) -> Motion | None:
+        """The motion that the field of the photos is carried along, if it is."""
+        return self.prepared.motion if self.plan.config.carries else None
+
     def shows_what_moves(self) -> bool:
         """Whether the field, as it is now, shows as solid matter what the control moves, if any is carried."""
-        motion = self.prepared.motion
-        if motion is None or not self.plan.config.carries:
+        motion = self.carried_motion
+        if motion is None:
             return True
         try:
             return self._fog(motion, self._read(motion)) < FOGGY
@@ -195,7 +200,7 @@ class EditRun:
         weights = {name: value.to(self.model.device) for name, value in weights.items()}
         if scene == "captured":
             return Look(weights)
-        if self.prepared.motion is None or not self.plan.config.carries:
+        if self.carried_motion is None:
             raise ValueError("no view is carried: the run begins from the photos")
         if not self.artifacts.anatomy.exists:
             raise ValueError("what moves is read off the field of the photos when that is trained")

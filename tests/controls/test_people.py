@@ -31,16 +31,17 @@ def test_joints_are_found_in_spite_of_noise_outliers_and_missing_views(seed: int
     people = torch.stack(seen(views, truth))
     people += 0.5 * torch.randn(people.shape, generator=generator)
     wrong = torch.rand(people.shape[:2], generator=generator) < 0.15
-    wrong &= ~people.isnan().any(-1)
-    people = torch.where(wrong[..., None], SIZE * torch.rand(people.shape, generator=generator), people)
+    elsewhere = SIZE * torch.rand(people.shape, generator=generator)
+    # What lies close by chance is no outlier, and counts in the error.
+    wrong &= (elsewhere - people).norm(dim=-1) > 20
+    people = torch.where(wrong[..., None], elsewhere, people)
     people[torch.rand(people.shape[:2], generator=generator) < 0.2] = math.nan
     listed = [[person] if view % 5 else [] for view, person in enumerate(people)]
     found = find_person(views, listed)
     assert set(found.joints) == set(truth) and not found.left_out
     for name, joint in found.joints.items():
         assert (joint.position - truth[name]).norm() < 1.5 * PIXEL, name
-        # With noise and outliers: 1.6 pixels for seed 5390.
-        assert joint.views >= 4 and joint.error < 2
+        assert joint.views >= 4 and joint.error < 1.5
 
 
 def test_the_person_that_most_photos_agree_on_comes_first() -> None:

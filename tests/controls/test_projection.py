@@ -28,6 +28,7 @@ def project(data: Path, lift: bool) -> ProjectedEdit:
 
 
 VIEWS = 10
+"""Photos of a capture."""
 
 
 @pytest.fixture(scope="module")
