@@ -56,6 +56,27 @@ class ViewerMarkdown(ViewerElement[str]):
         self._create_gui_handle(viser_server)
 
 
+class PromptButton(ViewerButton):
+    """A button that is answered at once.
+
+    Nerfstudio calls the hooks of others under the trainer's lock, which a render or a slice may hold for a minute.
+
+    Args:
+        name: What stands on it.
+        pressed: Called in a thread of the viewer when it is pressed. It must not touch the model.
+        visible: Whether it is shown.
+    """
+
+    def __init__(self, name: str, pressed: Callable[[], None], visible: bool = True) -> None:
+        super().__init__(name, cb_hook=lambda _: None, visible=visible)
+        self._pressed = pressed
+
+    def install(self, viser_server: viser.ViserServer) -> None:
+        """Add the button to the viewer."""
+        self._create_gui_handle(viser_server)
+        self.gui_handle.on_click(lambda _: self._pressed())
+
+
 @dataclass(frozen=True)
 class Request:
     """What somebody at the viewer asked for."""
@@ -87,12 +108,12 @@ class EditPanel(nn.Module):
         self.chosen_scene = ViewerDropdown[Scene](
             "Scene shows", "edited", ["captured", "carried", "edited"], cb_hook=lambda _: self.show_scene()
         )
-        self.editing_off = ViewerButton("Pause editing", cb_hook=lambda _: self._pause(True))
-        self.editing_on = ViewerButton("Continue editing", cb_hook=lambda _: self._pause(False), visible=False)
-        self.finish = ViewerButton("Keep views, train final NeRF now", cb_hook=lambda _: self._ask(Request("finish")))
+        self.editing_off = PromptButton("Pause editing", lambda: self._pause(True))
+        self.editing_on = PromptButton("Continue editing", lambda: self._pause(False), visible=False)
+        self.finish = PromptButton("Keep views, train final NeRF now", lambda: self._ask(Request("finish")))
         self.new_prompt = ViewerText("Prompt", prompt)
         self.new_guidance_scale = ViewerSlider("Guidance scale", guidance_scale, 1.0, max(15.0, guidance_scale), 0.5)
-        self.restart = ViewerButton("Edit again with these", cb_hook=lambda _: self._ask_again())
+        self.restart = PromptButton("Edit again with these", self._ask_again)
         self.explained: str | None = None
         """What the field explains of queries, in a sentence; None: nothing is fitted yet."""
         self._request: Request | None = None
@@ -162,9 +183,10 @@ class EditPanel(nn.Module):
         return viewer if isinstance(viewer, Viewer) and hasattr(viewer, "camera_handles") else None
 
     def _pause(self, paused: bool) -> None:
-        viewer, trainer = self._viewer, self._trainer
-        if viewer is None or trainer is None or trainer.training_state == "completed":
+        trainer = self._trainer
+        if trainer is None or trainer.training_state == "completed" or not isinstance(trainer.viewer_state, Viewer):
             return
+        viewer = trainer.viewer_state
         trainer.training_state = "paused" if paused else "training"
         for button, visible in ((self.editing_off, not paused), (self.editing_on, paused)):
             button.set_visible(visible)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from qnerf_nerfstudio.run import stages
 from qnerf_nerfstudio.run.plan import Task
 from qnerf_nerfstudio.run.progress import Status
 from qnerf_nerfstudio.run.run import EditRun
-from qnerf_nerfstudio.studio.panel import EditPanel, Request
+from qnerf_nerfstudio.studio.panel import EditPanel, PromptButton, Request
 from qnerf_nerfstudio.studio.pipeline import QNerfPipeline
 from qnerf_nerfstudio.studio.trainer import QNerfTrainer
 from qnerf_nerfstudio.toy.training.evaluate import load_trained
@@ -139,6 +140,18 @@ def test_the_viewer_shows_the_scene_that_is_chosen(
     torch.testing.assert_close(captured_late["rgb"], captured["rgb"], atol=0.02, rtol=0)
     torch.testing.assert_close(carried_late["rgb"], carried["rgb"], atol=0.02, rtol=0)
     assert (edited["rgb"] - edited_late["rgb"]).abs().mean() > 0.01
+
+
+def test_a_button_is_answered_while_a_render_holds_the_lock() -> None:
+    pressed, listeners = [], []
+    button = PromptButton("Pause editing", lambda: pressed.append(True))
+    handle = SimpleNamespace(on_click=listeners.append)
+    button.install(SimpleNamespace(gui=SimpleNamespace(add_button=lambda **_: handle)))  # pyright: ignore
+    # The viewer lets the hooks of its elements wait for the trainer's lock.
+    button.cb_hook = lambda _: pytest.fail("would wait")
+    for listener in listeners:
+        listener(None)
+    assert pressed
 
 
 def test_nothing_leaks_out_of_the_region(few: Path, tiny_editor: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from helpers.browser import choose, free_port, wait_for
-from helpers.commands import RUN, SCRIPTS, where
+from helpers.commands import RUN, SCRIPTS, SHORT, where
 from playwright.sync_api import Page
 
 pytestmark = pytest.mark.browser
@@ -37,21 +37,17 @@ class Frames:
 def test_an_edit_is_watched_steered_and_stays_responsive(page: Page, capture: Path, tmp_path: Path) -> None:
     port = free_port()
     options = [
-        *("--pipeline.editor.num-steps", "10", "--pipeline.editor.resolution", "64", "--pipeline.tau", "2"),
+        *SHORT,
+        *("--pipeline.editor.num-steps", "10", "--pipeline.stop", "0.3", "--pipeline.chunk", "5"),
         *(
-            "--pipeline.start",
-            "inverted",
-            "--pipeline.consolidation",
-            "progressive",
-            "--pipeline.stop",
-            "0.3",
             "--pipeline.source-iterations",
             "20",
             "--pipeline.fit-iterations",
             "60",
+            "--pipeline.final-iterations",
+            "150",
         ),
-        *("--pipeline.final-iterations", "150", "--pipeline.chunk", "5"),
-        *("--viewer.websocket-port", str(port), "--viewer.quit-on-train-completion", "True"),
+        *("--viewer.websocket-port", str(port)),
     ]
     words = map(str, [SCRIPTS / "ns-train", "qnerf-edit-tiny", "--data", capture, *where(tmp_path), *options])
     run = tmp_path / RUN
