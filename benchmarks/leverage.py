@@ -32,6 +32,7 @@ from torch import Tensor
 from qnerf_nerfstudio.capture.cameras import Views, transform_cameras
 from qnerf_nerfstudio.capture.coordinates import dataset_to_scene
 from qnerf_nerfstudio.common.files import write_json
+from qnerf_nerfstudio.common.spread import evenly_spread
 from qnerf_nerfstudio.controls.draw import control_images
 from qnerf_nerfstudio.diffusion.attention import AttentionState
 from qnerf_nerfstudio.diffusion.conditions import QueryTargets, SourceBranch
@@ -152,7 +153,7 @@ class Leverage:
     @cached_property
     def chosen(self) -> Tensor:
         """Indices of the views."""
-        return torch.linspace(0, len(self._names) - 1, self.count).round().long()
+        return torch.tensor(evenly_spread(self.count, len(self._names)))
 
     @cached_property
     def _names(self) -> list[str]:

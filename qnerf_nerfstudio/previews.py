@@ -15,6 +15,7 @@ from torch import Tensor
 from qnerf_nerfstudio.capture.capture import Capture, read_capture
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.common.files import atomic_write
+from qnerf_nerfstudio.common.spread import evenly_spread
 from qnerf_nerfstudio.controls.draw import overlaid
 from qnerf_nerfstudio.controls.influence import composite
 from qnerf_nerfstudio.controls.projection import ProjectedEdit, project_edit
@@ -107,7 +108,7 @@ def preview(asked: Request, out: Path, console: Console) -> None:
         trial.of(settings.editor).validate()
     editor = load_editor(settings.editor, "cuda" if torch.cuda.is_available() else "cpu", control_kinds(edit.control))
     views = capture.views()
-    chosen = torch.linspace(0, len(views) - 1, min(asked.views, len(views))).round().long().tolist()
+    chosen = evenly_spread(asked.views, len(views))
     projected = _projected(edit, path.parent, capture, editor, settings)
     photos = torch.cat([capture.photos(range(index, index + 1), projected.size) for index in chosen])
     weights = projected.influence.blend_weights(projected.size, settings.feather) if settings.composite else None

@@ -46,6 +46,13 @@ class VoxelRegion:
         resolution = self.cells.shape[0]
         return self.box[0] + (self.cells.nonzero() + 0.5) / resolution * (self.box[1] - self.box[0])
 
+    def sample(self, count: int, generator: torch.Generator) -> Float[Tensor, "N 3"]:
+        """Random points of the region, evenly spread; none where it has no cells."""
+        centres = self.centres()
+        chosen = torch.randint(max(1, len(centres)), (count if len(centres) else 0,), generator=generator)
+        inside = torch.rand(len(chosen), 3, generator=generator) - 0.5
+        return centres[chosen] + inside / self.cells.shape[0] * (self.box[1] - self.box[0])
+
     def seen(self, views: Views) -> Bool[Tensor, "V H W"]:
         """Pixels of views behind which a cell of the region lies."""
         height, width = views.size

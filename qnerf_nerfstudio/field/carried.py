@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from nerfstudio.cameras.rays import RaySamples
 from nerfstudio.field_components.field_heads import FieldHeadNames
 from nerfstudio.fields.base_field import Field
@@ -14,6 +15,9 @@ from qnerf_nerfstudio.deformation.deformation import Deformation, Origins
 
 STILL = 5e-4
 """Matter that moves less than this stays where it is: half a pixel of 500 where cameras stand about 1 away."""
+
+PART = 65536
+"""Points that are looked up at once."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,26 @@ class Changes:
     def to(self, device: str) -> "Changes":
         """The same on another device."""
         return Changes(self.deformation.to(device), self.carried)
+
+
+def brought_matter(
+    density: Callable[[Tensor], Tensor], deformation: Deformation, points: Float[Tensor, "N 3"], least: float
+) -> Float[Tensor, "M 3"]:
+    """Those of some points to which a deformation brings matter from elsewhere.
+
+    Args:
+        density: The captured field's density at points [P, 3], per unit of length.
+        deformation: The deformation.
+        points: Points of the edited scene, in scene coordinates.
+        least: Density from which on there is matter.
+    """
+    brought = []
+    for part in points.split(PART):
+        origins = deformation(part)
+        moved = origins.kept & ((origins.points - part).norm(dim=-1) >= STILL)
+        dense = density(origins.points[moved]) >= least
+        brought.append(part[moved][dense])
+    return torch.cat(brought)
 
 
 def carried_density(density_fn: Callable[[Tensor], Tensor], deformation: Deformation) -> Callable[[Tensor], Tensor]:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from qnerf_nerfstudio.capture.cameras import Views, invert_affine, transform_points
 from qnerf_nerfstudio.common.images import dilate
+from qnerf_nerfstudio.common.spread import evenly_spread
 from qnerf_nerfstudio.deformation.deformation import Deformation
 from qnerf_nerfstudio.diffusion.queries import QueryCodec
 from qnerf_nerfstudio.field.carried import Changes
@@ -99,7 +100,7 @@ def translucency(model: QNerfModel, views: Views, alone: Deformation) -> float:
         views: Cameras in scene coordinates, of which a few are looked through.
         alone: Shows that part of the scene and nothing else.
     """
-    chosen = torch.linspace(0, len(views) - 1, min(JUDGED_VIEWS, len(views))).round().long().tolist()
+    chosen = evenly_spread(JUDGED_VIEWS, len(views))
     size = tuple(max(1, round(side * JUDGED_ROWS / min(views.size))) for side in views.size)
     with model.seen_through(alone):
         rendered = [render_grid(model, views, range(i, i + 1), (size[0], size[1]), "accumulation") for i in chosen]

@@ -36,8 +36,8 @@ FOCUS = 1.0
 """Distance around which annealed depths begin: captures are scaled so that cameras stand about 1 from what they look
 at."""
 
-EXPECTED_STEPS = 300
-"""Training steps from scratch in which matter is expected where it is known to be."""
+EXPECTED_STEPS, LATER_STEPS = 300, 100
+"""Training steps in which matter is expected where it is known to be, from scratch and from a trained field."""
 EXPECTED_DEPTH = 0.02
 """What is known to be matter is to stop light within about this distance."""
 EXPECTED_MULT = 0.01
@@ -126,7 +126,7 @@ class QNerfModel(NerfactoModel):
         self.deformation: Deformation | None = None
         """What the field is seen through; None: as it is."""
         self.expected: Float[Tensor, "N 3"] | None = None
-        """Points known to lie inside of matter, in scene coordinates, which a field from scratch begins with."""
+        """Points known to lie inside of matter, in scene coordinates, which a stage begins with."""
         self.look: Look | None = None
         """What `get_outputs_for_camera` shows; None: the field as it is."""
         self.shows_query_features = False
@@ -340,7 +340,8 @@ class QNerfModel(NerfactoModel):
             self._note_errors(squared.detach()[sees_edit], view_indices[sees_edit])
             weights = torch.where(sees_edit, view_weights(self.view_errors)[view_indices], 1.0)
             losses["rgb_loss"] = (weights * squared).mean()
-        if self.training and self.from_scratch and self.expected is not None and self.step < EXPECTED_STEPS:
+        steps = EXPECTED_STEPS if self.from_scratch else LATER_STEPS
+        if self.training and self.expected is not None and self.step < steps:
             density = self.field.density_fn(self.expected.to(self.device))
             losses["expected_loss"] = EXPECTED_MULT * (-EXPECTED_DEPTH * density).exp().mean()
         if self.objective == "queries":

@@ -8,7 +8,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from jinja2 import Environment, PackageLoader
@@ -19,6 +18,7 @@ from torch import Tensor
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.common.files import atomic_write
 from qnerf_nerfstudio.common.images import load_images, to_bytes
+from qnerf_nerfstudio.common.spread import evenly_spread
 from qnerf_nerfstudio.common.wording import format_duration
 from qnerf_nerfstudio.run.artifacts import EditArtifacts
 from qnerf_nerfstudio.run.explained import explained_by_fit, mean_row, shares
@@ -107,7 +107,7 @@ def _views(artifacts: EditArtifacts, photos: list[Path]) -> list[ViewRow]:
     """The pictures of evenly spread views; while a run goes on, its latest previews."""
     folder = artifacts.latest_views()
     rows = []
-    for index in np.linspace(0, len(photos) - 1, min(SHOWN_VIEWS, len(photos))).round().astype(int):
+    for index in evenly_spread(SHOWN_VIEWS, len(photos)):
         photo = photos[index]
         edited = None if folder is None else artifacts.view(folder, photo)
         rows.append(
@@ -132,13 +132,13 @@ def _queries(artifacts: EditArtifacts) -> list[QueryRow]:
             continue
         flat = extracted.flatten(0, 2)
         mean = flat.mean(0)
-        basis = torch.linalg.svd(flat[torch.randperm(len(flat))[:20000]] - mean, full_matrices=False)[2][:3]
+        basis = torch.linalg.svd(flat[evenly_spread(20000, len(flat))] - mean, full_matrices=False)[2][:3]
         low, high = torch.quantile(((flat - mean) @ basis.T)[:100000], torch.tensor([0.02, 0.98]), dim=0)
         for label, maps in (("extracted", extracted), ("rendered", rendered)):
             if maps is None:
                 continue
             colours = (((maps - mean) @ basis.T - low) / (high - low)).clamp(0, 1)
-            chosen = np.linspace(0, len(maps) - 1, min(QUERY_VIEWS, len(maps))).round().astype(int)
+            chosen = evenly_spread(QUERY_VIEWS, len(maps))
             images = [_data_uri(_enlarge(colours[index])) for index in chosen]
             rows.append(QueryRow(f"interval {interval + 1}, {label}", images))
     return rows

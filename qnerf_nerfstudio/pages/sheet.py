@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from qnerf_nerfstudio.common.images import to_bytes
+from qnerf_nerfstudio.common.spread import evenly_spread
 
 GAP = 10
 """Pixels between groups of rows."""
@@ -33,7 +34,7 @@ def write_sheet(path: Path, *groups: dict[str, Float[Tensor, "V 3 H W"]], column
     for group in groups:
         for label, views in group.items():
             draw.text((margin - 8, y + cell // 2), label, fill="black", font=font, anchor="rm")
-            chosen = torch.linspace(0, len(views) - 1, columns).round().long()
+            chosen = evenly_spread(columns, len(views))
             resized = F.interpolate(views[chosen], (cell, across), mode="bicubic", antialias=True).clamp(0, 1)
             row = to_bytes(torch.cat(list(resized), dim=-1))
             sheet.paste(Image.fromarray(row.numpy()), (margin, y))

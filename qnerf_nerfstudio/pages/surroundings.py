@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from qnerf_nerfstudio.capture.cameras import Views
+from qnerf_nerfstudio.common.spread import evenly_spread
 from qnerf_nerfstudio.pages.viser_safety import atomic
 
 SHOWN_CAMERAS = 8
@@ -63,8 +64,7 @@ class Surroundings:
         """Clients whose camera has come to where their photo was taken."""
         self._frustums: dict[int, viser.CameraFrustumHandle] = {}
         self._scenery: list[viser.SceneNodeHandle] = []
-        few = np.linspace(0, len(names) - 1, min(SHOWN_CAMERAS, len(names))).round().astype(int)
-        self._few = set(few.tolist())
+        self._few = set(evenly_spread(SHOWN_CAMERAS, len(names)))
         if points is not None:
             placed = points[0] * scale
             self._scenery.append(server.scene.add_point_cloud("/points", placed, points[1], point_size=0.01))

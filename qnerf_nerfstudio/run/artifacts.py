@@ -49,6 +49,8 @@ class EditArtifacts:
         """The field of the photos, which later stages start from."""
         self.anatomy = TensorFile(root / "anatomy.safetensors")
         """What of the captured scene moves with which part of the control."""
+        self.brought = TensorFile(root / "brought.safetensors")
+        """Where the motion brings matter ("points" [N, 3]), in scene coordinates."""
         self.carried_views = root / "carried"
         """The carried views, at the photos' resolution."""
 

@@ -21,8 +21,9 @@ from qnerf_nerfstudio.common.images import write_png
 from qnerf_nerfstudio.controls.influence import composite
 from qnerf_nerfstudio.deformation.deformation import Deformation
 from qnerf_nerfstudio.deformation.motion import Motion
+from qnerf_nerfstudio.field.carried import brought_matter
 from qnerf_nerfstudio.field.grids import stated_points, translucency
-from qnerf_nerfstudio.field.model import Look, QNerfModel
+from qnerf_nerfstudio.field.model import EXPECTED_DEPTH, Look, QNerfModel
 from qnerf_nerfstudio.run.explained import summary
 from qnerf_nerfstudio.run.manifest import Attempt
 from qnerf_nerfstudio.run.plan import Revision, Stage, Task
@@ -35,6 +36,8 @@ Scene = Literal["captured", "carried", "edited"]
 FOGGY = 0.13
 """What moves is fog where this share of the light behind it comes through: a carried view of it is worth nothing.
 Trained fields have 0.02 to 0.08."""
+PLACES, BROUGHT = 1 << 19, 4096
+"""Random places of the region at which matter is looked for that the motion brings, and those kept at most."""
 POINT_ROWS = 32
 """Rows of rays per view whose ends become the sparse points of the edited dataset."""
 
@@ -126,6 +129,34 @@ class EditRun:
         if not tensors["read"]:
             return None
         return motion.deformation(tensors).to(str(self.model.device))
+
+    def keep_brought(self) -> None:
+        """Keep where the motion brings matter of the field, which is that of the photos now."""
+        kept, deformation = self.artifacts.brought, self.deformation
+        if kept.exists or deformation is None:
+            return
+        generator = torch.Generator().manual_seed(0)
+        region, (low, high) = self.prepared.projected.influence.voxels, self.model.scene_box.aabb.cpu()
+        if region is None:
+            places = torch.rand(PLACES, 3, generator=generator) * (high - low) + low
+        else:
+            places = region.sample(PLACES, generator)
+        with torch.no_grad():
+            points = brought_matter(self.model.density, deformation, places, 1 / EXPECTED_DEPTH)
+        kept.save({"points": points[:BROUGHT].contiguous()})
+
+    def expected(self, stage: Stage) -> Float[Tensor, "N 3"] | None:
+        """Points that lie inside of matter in what a stage trains on, as far as the control's motion tells.
+
+        These are along bones for the photos, and what the motion brings for carried views, until a first fit."""
+        motion = self.carried_motion
+        if motion is None or stage.task == Task.SOURCE:
+            return None if motion is None else motion.inside()
+        on_other_views = stage.task in (Task.CARRY, Task.FIT) or stage.fitted is not None
+        if on_other_views or not self.artifacts.brought.exists:
+            return None
+        points = self.artifacts.brought.load()["points"]
+        return points if len(points) else None
 
     @property
     def carried_motion(self) -> Motion | None:

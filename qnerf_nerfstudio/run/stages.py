@@ -147,7 +147,12 @@ class StageWork:
 STAGES = {
     Task.INVERT: StageWork("inversion of the views", _invert),
     Task.SOURCE: StageWork("field on the source photos", _source, targets=lambda run, stage: photo_targets(run)),
-    Task.CARRY: StageWork("carried views", _carry, targets=lambda run, stage: photo_targets(run)),
+    Task.CARRY: StageWork(
+        "carried views",
+        _carry,
+        end=lambda run, stage: run.keep_brought(),
+        targets=lambda run, stage: photo_targets(run),
+    ),
     Task.DENOISE: StageWork("editing, interval {interval}", _denoise, end=_tell_explained),
     Task.LOOK_AHEAD: StageWork(
         "look-ahead, interval {interval}", lambda run, item: run.slices(item.attempt).look_ahead(item)

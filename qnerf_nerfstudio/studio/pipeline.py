@@ -341,8 +341,7 @@ class QNerfPipeline(VanillaPipeline):
             run.take_up_heads(run.plan.stages[number - 1])
         targets = STAGES[stage.task].targets(run, stage)
         self.datamanager.set_targets(targets)
-        motion = run.carried_motion if stage.task == Task.SOURCE else None
-        model.expected = None if motion is None else motion.inside()
+        model.expected = run.expected(stage)
         if fresh and number > 0:
             model.begin_stage(step, targets.objective, self._initial_weights(run, stage))
         else:

@@ -58,3 +58,17 @@ def test_seen_pixels_cover_the_regions_silhouette() -> None:
     inner, outer = ball_masks(views, centre, 0.18), ball_masks(views, centre, 0.35)
     assert (seen | ~inner).all()
     assert (~seen | outer).all()
+
+
+def test_random_points_of_a_region_fill_its_cells() -> None:
+    cells = torch.rand(8, 8, 8, generator=torch.Generator().manual_seed(1)) < 0.1
+    region = VoxelRegion(torch.tensor([[-1.0, 0.0, 2.0], [1.0, 3.0, 4.0]]), cells)
+    points = region.sample(20_000, torch.Generator().manual_seed(0))
+    assert region.contains(points).all()
+    index = ((points - region.box[0]) / (region.box[1] - region.box[0]) * 8).long()
+    counts = torch.zeros(8, 8, 8).index_put_(tuple(index.T), torch.ones(len(points)), accumulate=True)
+    assert torch.equal(counts > 0, cells)
+    assert float(counts[cells].std() / counts[cells].mean()) < 0.1
+    assert region.sample(20_000, torch.Generator().manual_seed(0)).equal(points)
+    nothing = VoxelRegion(region.box, torch.zeros_like(cells))
+    assert nothing.sample(10, torch.Generator()).shape == (0, 3)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from qnerf_nerfstudio.capture.cameras import invert_affine, transform_points
 from qnerf_nerfstudio.deformation.deformation import Origins
+from qnerf_nerfstudio.field.carried import brought_matter
 from qnerf_nerfstudio.field.model import QNerfModel
 
 TURN = torch.tensor([[0.8, -0.6, 0, 0.1], [0.6, 0.8, 0, -0.2], [0, 0, 1, 0.05]])
@@ -58,3 +59,18 @@ def test_what_stays_is_rendered_as_it_is_to_the_bit(model: QNerfModel) -> None:
 def test_what_has_moved_away_leaves_nothing(model: QNerfModel) -> None:
     emptied = Moved(torch.eye(3, 4), emptied=True)
     assert float(rendered(model, rays(), emptied)["accumulation"].abs().max()) == 0
+
+
+def test_matter_is_brought_where_a_ball_moves_to_and_nowhere_else() -> None:
+    places = torch.rand(20_000, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    ball, shift = torch.tensor([0.3, 0.0, 0.0]), torch.tensor([-0.6, 0.1, 0.0])
+    back = torch.cat([torch.eye(3), -shift[:, None]], dim=1)
+
+    def density(points: Tensor) -> Tensor:
+        return torch.where((points - ball).norm(dim=-1) < 0.2, 60.0, 1.0)
+
+    brought = brought_matter(density, Moved(back), places, least=50)
+    inside = (places - ball - shift).norm(dim=-1) < 0.2
+    assert torch.equal(brought, places[inside]) and len(brought) > 50
+    for nothing in (Moved(torch.eye(3, 4)), Moved(back, emptied=True)):
+        assert len(brought_matter(density, nothing, places, least=50)) == 0

@@ -10,7 +10,7 @@ from nerfstudio.model_components.scene_colliders import NearFarCollider
 from qnerf_nerfstudio.common.version import __version__
 from qnerf_nerfstudio.controls.region import VoxelRegion
 from qnerf_nerfstudio.field.losses import query_loss
-from qnerf_nerfstudio.field.model import EXPECTED_STEPS, QNerfModel, annealed_span
+from qnerf_nerfstudio.field.model import EXPECTED_STEPS, LATER_STEPS, QNerfModel, annealed_span
 
 
 @pytest.mark.parametrize(
@@ -140,9 +140,10 @@ def test_running_errors_follow_the_views_that_were_drawn(model: QNerfModel) -> N
 
 
 @pytest.mark.parametrize(
-    ("step", "from_scratch", "told"), [(0, True, True), (EXPECTED_STEPS, True, False), (0, False, False)]
+    ("step", "from_scratch", "told"),
+    [(LATER_STEPS, True, True), (EXPECTED_STEPS, True, False), (0, False, True), (LATER_STEPS, False, False)],
 )
-def test_a_field_from_scratch_begins_with_the_matter_that_is_known(
+def test_a_stage_begins_with_the_matter_that_is_known(
     model: QNerfModel, step: int, from_scratch: bool, told: bool
 ) -> None:
     model.train()

@@ -1,18 +1,24 @@
-"""When the field of the photos is good enough to go on with."""
+"""When the field of the photos is good enough to go on with, and what is known of the matter that it moves."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from qnerf_nerfstudio.common.errors import UserError
+from qnerf_nerfstudio.deformation.deformation import Origins
 from qnerf_nerfstudio.run import run as run_module
 from qnerf_nerfstudio.run import stages
 from qnerf_nerfstudio.run.artifacts import EditArtifacts
-from qnerf_nerfstudio.run.plan import Plan, PlanConfig, Revision
-from qnerf_nerfstudio.run.run import FOGGY, EditRun
+from qnerf_nerfstudio.run.plan import Plan, PlanConfig, Revision, Task
+from qnerf_nerfstudio.run.run import BROUGHT, FOGGY, EditRun
+from qnerf_nerfstudio.run.stages import STAGES
+
+SHIFT = torch.tensor([0.5, 0.0, 0.0])
 
 
 @pytest.mark.parametrize("shown", [True, False])
@@ -73,3 +79,47 @@ def test_a_field_shows_what_moves_where_that_is_found_and_solid(
         motion=motion, views=None, projected=SimpleNamespace(influence=influence), edit=SimpleNamespace(region=region)
     )
     assert run.shows_what_moves() is expected
+
+
+class Shift:
+    """All of the scene moves."""
+
+    def __call__(self, points: Tensor) -> Origins:
+        kept = torch.ones(points.shape[:-1], dtype=torch.bool)
+        return Origins(points - SHIFT, kept, kept.float())
+
+
+@pytest.mark.parametrize("editing", ["diffusion", "carried"])
+def test_stages_on_carried_views_expect_the_matter_that_the_motion_brings(editing: Any, tmp_path: Path) -> None:
+    along_bones = torch.zeros(1, 3)
+    config = PlanConfig(num_views=2, num_steps=6, tau=2, source_iterations=5, start="carried", editing=editing)
+    plan = Plan(replace(config, consolidation="one-shot"))
+    run: Any = object.__new__(EditRun)
+    run.plan, run.artifacts, run.__dict__["deformation"] = plan, EditArtifacts(tmp_path), Shift()
+    run.model = SimpleNamespace(
+        density=lambda points: 100.0 * (points.norm(dim=-1) < 0.3),
+        scene_box=SimpleNamespace(aabb=torch.tensor([[-1.0] * 3, [1.0] * 3])),
+    )
+    influence = SimpleNamespace(voxels=None)
+    run.prepared = SimpleNamespace(
+        motion=SimpleNamespace(inside=lambda: along_bones), projected=SimpleNamespace(influence=influence)
+    )
+    known: dict[Task, Tensor | None] = {}
+    for stage in plan.stages:
+        known.setdefault(stage.task, run.expected(stage))
+        if stage.task == Task.CARRY:
+            STAGES[stage.task].end(run, stage)
+            # A run that was killed now enters the stage once more.
+            assert run.expected(stage) is None
+    assert known.pop(Task.SOURCE) is along_bones and known.pop(Task.CARRY) is None
+    learns = (
+        {Task.DECODE, Task.FINAL}
+        if editing == "carried"
+        else {Task.INVERT, Task.DENOISE, Task.LOOK_AHEAD, Task.EXTRACT}
+    )
+    assert {task for task, points in known.items() if points is not None} == learns
+    points = run.expected(next(stage for stage in plan.stages if stage.task in learns))
+    assert 100 < len(points) <= BROUGHT and bool(((points - SHIFT).norm(dim=-1) < 0.3).all())
+    # Where it brings nothing, nothing is expected.
+    run.artifacts.brought.save({"points": torch.zeros(0, 3)})
+    assert all(run.expected(stage) is None for stage in plan.stages if stage.task != Task.SOURCE)
