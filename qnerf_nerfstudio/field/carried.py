@@ -47,7 +47,7 @@ def brought_matter(
     """Those of some points to which a deformation brings matter from elsewhere.
 
     Args:
-        density: The captured field's density at points [P, 3], per unit of length.
+        density: The captured field's density at points [P, 3], per unit of length, on any device.
         deformation: The deformation.
         points: Points of the edited scene, in scene coordinates.
         least: Density from which on there is matter.
@@ -57,7 +57,7 @@ def brought_matter(
         origins = deformation(part)
         moved = origins.kept & ((origins.points - part).norm(dim=-1) >= STILL)
         dense = density(origins.points[moved]) >= least
-        brought.append(part[moved][dense])
+        brought.append(part[moved][dense.to(part.device)])
     return torch.cat(brought)
 
 

@@ -142,8 +142,8 @@ class EditRun:
         else:
             places = region.sample(PLACES, generator)
         with torch.no_grad():
-            points = brought_matter(self.model.density, deformation, places, 1 / EXPECTED_DEPTH)
-        kept.save({"points": points[:BROUGHT].contiguous()})
+            points = brought_matter(self.model.density, deformation, places.to(self.model.device), 1 / EXPECTED_DEPTH)
+        kept.save({"points": points[:BROUGHT].cpu().contiguous()})
 
     def expected(self, stage: Stage) -> Float[Tensor, "N 3"] | None:
         """Points that lie inside of matter in what a stage trains on, as far as the control's motion tells.
@@ -152,8 +152,7 @@ class EditRun:
         motion = self.carried_motion
         if motion is None or stage.task == Task.SOURCE:
             return None if motion is None else motion.inside()
-        on_other_views = stage.task in (Task.CARRY, Task.FIT) or stage.fitted is not None
-        if on_other_views or not self.artifacts.brought.exists:
+        if stage.task in (Task.CARRY, Task.FIT) or stage.fitted is not None or not self.artifacts.brought.exists:
             return None
         points = self.artifacts.brought.load()["points"]
         return points if len(points) else None

@@ -97,6 +97,7 @@ def test_stages_on_carried_views_expect_the_matter_that_the_motion_brings(editin
     run: Any = object.__new__(EditRun)
     run.plan, run.artifacts, run.__dict__["deformation"] = plan, EditArtifacts(tmp_path), Shift()
     run.model = SimpleNamespace(
+        device="cpu",
         density=lambda points: 100.0 * (points.norm(dim=-1) < 0.3),
         scene_box=SimpleNamespace(aabb=torch.tensor([[-1.0] * 3, [1.0] * 3])),
     )
