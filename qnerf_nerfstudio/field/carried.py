@@ -52,10 +52,10 @@ def brought_matter(
         points: Points of the edited scene, in scene coordinates.
         least: Density from which on there is matter.
     """
-    brought = []
+    brought, changes = [], Changes(deformation, carried=True)
     for part in points.split(PART):
-        origins = deformation(part)
-        moved = origins.kept & ((origins.points - part).norm(dim=-1) >= STILL)
+        origins = changes(part)
+        moved = origins.kept & (origins.certainty == 0)
         dense = density(origins.points[moved]) >= least
         brought.append(part[moved][dense.to(part.device)])
     return torch.cat(brought)

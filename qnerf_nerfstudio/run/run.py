@@ -19,6 +19,7 @@ from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.common.files import write_json
 from qnerf_nerfstudio.common.images import write_png
 from qnerf_nerfstudio.controls.influence import composite
+from qnerf_nerfstudio.controls.region import VoxelRegion
 from qnerf_nerfstudio.deformation.deformation import Deformation
 from qnerf_nerfstudio.deformation.motion import Motion
 from qnerf_nerfstudio.field.carried import brought_matter
@@ -135,12 +136,9 @@ class EditRun:
         kept, deformation = self.artifacts.brought, self.deformation
         if kept.exists or deformation is None:
             return
-        generator = torch.Generator().manual_seed(0)
-        region, (low, high) = self.prepared.projected.influence.voxels, self.model.scene_box.aabb.cpu()
-        if region is None:
-            places = torch.rand(PLACES, 3, generator=generator) * (high - low) + low
-        else:
-            places = region.sample(PLACES, generator)
+        everywhere = VoxelRegion(self.model.scene_box.aabb.cpu(), torch.ones(1, 1, 1, dtype=torch.bool))
+        region = self.prepared.projected.influence.voxels or everywhere
+        places = region.sample(PLACES, torch.Generator().manual_seed(0))
         with torch.no_grad():
             points = brought_matter(self.model.density, deformation, places.to(self.model.device), 1 / EXPECTED_DEPTH)
         kept.save({"points": points[:BROUGHT].cpu().contiguous()})

@@ -179,14 +179,12 @@ class EditPanel(nn.Module):
     @property
     def _viewer(self) -> Viewer | None:
         viewer = None if self._trainer is None else self._trainer.viewer_state
-        # Before training starts there are no frustums yet.
-        return viewer if isinstance(viewer, Viewer) and hasattr(viewer, "camera_handles") else None
+        return viewer if isinstance(viewer, Viewer) else None
 
     def _pause(self, paused: bool) -> None:
-        trainer = self._trainer
-        if trainer is None or trainer.training_state == "completed" or not isinstance(trainer.viewer_state, Viewer):
+        viewer, trainer = self._viewer, self._trainer
+        if viewer is None or trainer is None or trainer.training_state == "completed":
             return
-        viewer = trainer.viewer_state
         trainer.training_state = "paused" if paused else "training"
         for button, visible in ((self.editing_off, not paused), (self.editing_on, paused)):
             button.set_visible(visible)
@@ -210,7 +208,8 @@ class EditPanel(nn.Module):
     def _show(self, index: int) -> None:
         """Put the chosen image into a view's frustum, where the viewer draws one."""
         viewer = self._viewer
-        if viewer is None or self._artifacts is None or index not in viewer.camera_handles:
+        # Before training starts there are no frustums yet.
+        if viewer is None or self._artifacts is None or index not in getattr(viewer, "camera_handles", ()):
             return
         photo = self._photos[index]
         shown = {

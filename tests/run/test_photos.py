@@ -1,6 +1,5 @@
 """When the field of the photos is good enough to go on with, and what is known of the matter that it moves."""
 
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -92,8 +91,8 @@ class Shift:
 @pytest.mark.parametrize("editing", ["diffusion", "carried"])
 def test_stages_on_carried_views_expect_the_matter_that_the_motion_brings(editing: Any, tmp_path: Path) -> None:
     along_bones = torch.zeros(1, 3)
-    config = PlanConfig(num_views=2, num_steps=6, tau=2, source_iterations=5, start="carried", editing=editing)
-    plan = Plan(replace(config, consolidation="one-shot"))
+    settings: Any = {"start": "carried", "editing": editing, "consolidation": "one-shot"}
+    plan = Plan(PlanConfig(num_views=2, num_steps=6, tau=2, source_iterations=5, **settings))
     run: Any = object.__new__(EditRun)
     run.plan, run.artifacts, run.__dict__["deformation"] = plan, EditArtifacts(tmp_path), Shift()
     run.model = SimpleNamespace(

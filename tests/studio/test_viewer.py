@@ -39,14 +39,8 @@ def test_an_edit_is_watched_steered_and_stays_responsive(page: Page, capture: Pa
     options = [
         *SHORT,
         *("--pipeline.editor.num-steps", "10", "--pipeline.stop", "0.3", "--pipeline.chunk", "5"),
-        *(
-            "--pipeline.source-iterations",
-            "20",
-            "--pipeline.fit-iterations",
-            "60",
-            "--pipeline.final-iterations",
-            "150",
-        ),
+        *("--pipeline.source-iterations", "20", "--pipeline.fit-iterations", "60"),
+        *("--pipeline.final-iterations", "150"),
         *("--viewer.websocket-port", str(port)),
     ]
     words = map(str, [SCRIPTS / "ns-train", "qnerf-edit-tiny", "--data", capture, *where(tmp_path), *options])
