@@ -15,7 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 from unittest.mock import patch
@@ -72,6 +72,8 @@ class Benchmark:
     """Side of the images in pixels; by default the method's."""
     views: int = 40
     """Views of the edit whose total is stated."""
+    compile: bool = False
+    """Compile the diffusion models, too, which takes minutes, and state from how many views on that pays."""
     run_views: int = 6
     """Views of the whole run; 0 leaves it out."""
     repeats: int = 5
@@ -220,6 +222,36 @@ def measure_editing(config: Benchmark) -> list[dict[str, Any]]:
     return rows
 
 
+def measure_compiled(config: Benchmark) -> list[dict[str, Any]]:
+    """Rows of the parts that --pipeline.editor.compile changes, in seconds per view, at the chunk of a run."""
+    editor, base = build_editor(config.size, config.device, config.resolution, None)
+    side, code_width = editor.config.resolution, base.model.query_width // len(editor.layer_names)
+    chunk = fitting_chunk(editor, config.views, (side, side))
+    counts, parts = part_counts(base, editor.config, config.views, chunk), Parts.of(editor, code_width, chunk).ours()
+    rows = []
+    for name in ("inversion step", "look-ahead step"):
+        plain = seconds(parts[name], config) / chunk
+        editor.config = replace(editor.config, compile=True)
+        started = time.perf_counter()
+        parts[name]()
+        synchronize(config.device)
+        compiling = time.perf_counter() - started
+        compiled = seconds(parts[name], config) / chunk
+        editor.config = replace(editor.config, compile=False)
+        gain = counts[name] * (plain - compiled)
+        rows.append(
+            {
+                "part": name,
+                "times": counts[name],
+                "s": plain,
+                "compiled, s": compiled,
+                "compiling, s": compiling,
+                "pays from views": compiling / gain if gain > 0 else None,
+            }
+        )
+    return rows
+
+
 def measure_run(config: Benchmark) -> dict[str, Any]:
     """Seconds of a whole run, from inversion to a video, and its peak memory."""
     scripts, capture, trained = Path(sys.executable).parent, config.out / "capture", config.out / "runs"
@@ -290,7 +322,9 @@ def main(config: Benchmark) -> None:
     results: dict[str, Any] = {"machine": f"{gpu}, torch {torch.__version__}", "size": config.size}
     results["field"] = measure_field(config)
     results["editing"] = measure_editing(config)
-    for name in ("field", "editing"):
+    if config.compile:
+        results["compiled"] = measure_compiled(config)
+    for name in [each for each in ("field", "editing", "compiled") if each in results]:
         console.print(markdown(results[name]) + "\n", soft_wrap=True, markup=False)
     if config.size == "sd":
         console.print(whole(results["field"], results["editing"], config) + "\n", soft_wrap=True)

@@ -49,6 +49,11 @@ class AttentionState:
     source_first: bool = False
     """The first group is the source branch, which query injection leaves alone."""
 
+    @property
+    def is_sampling(self) -> bool:
+        """Whether no queries, keys or values go into the pass or come out of it."""
+        return all(each is None for each in (self.recorded, self.replayed, self.captured, self.edit_query))
+
 
 def attend(
     attn: Any,

@@ -36,6 +36,8 @@ class EditorConfig:
     """The VAE works in overlapping tiles: less memory for large images."""
     checkpointing: bool | Literal["auto"] = "auto"
     """Guidance computes activations twice instead of keeping them: less memory, slower; "auto": where it has to."""
+    compile: bool = False
+    """Compile passes without queries: pays on a GPU from some hundred views on; needs a C++ compiler."""
     query_blocks: Literal["first", "all"] = "first"
     """Whose queries are consolidated where an attention block holds several transformer blocks, as in SDXL."""
     num_steps: int = 50

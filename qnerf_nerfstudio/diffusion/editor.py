@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -337,27 +338,44 @@ class ControlNetEditor:
             height, width = controls.shape[-2:]
             sizes = sample.new_tensor([height, width, 0, 0, height, width])
             added = {"text_embeds": text.pooled.to(self.dtype), "time_ids": sizes.expand(len(latents), -1)}
+        # A pass that fills or reads tables of tensors would be compiled again in every step.
+        forward = self._compiled if self.config.compile and settings.is_sampling else self._forward
+        prediction = latents
+        with attention(self.state, settings):
+            prediction = forward(sample, timestep, tokens, list(controls.split(3, dim=1)), added).float()
+        return prediction
+
+    @cached_property
+    def _compiled(self) -> Callable[..., Latents]:
+        return torch.compile(self._forward)
+
+    def _forward(
+        self,
+        sample: Latents,
+        timestep: Tensor,
+        tokens: Float[Tensor, "V L D"],
+        controls: list[Tensor],
+        added: dict[str, Tensor] | None,
+    ) -> Latents:
+        """What the models say of a batch that is in their precision."""
         down, middle = self.controlnet(
             sample,
             timestep,
             tokens,
-            list(controls.split(3, dim=1)),
+            controls,
             conditioning_scale=self._controlnet_scales(),
             added_cond_kwargs=added,
             return_dict=False,
         )
-        prediction = latents
-        with attention(self.state, settings):
-            prediction = self.unet(
-                sample,
-                timestep,
-                tokens,
-                added_cond_kwargs=added,
-                down_block_additional_residuals=down,
-                mid_block_additional_residual=middle,
-                return_dict=False,
-            )[0].float()
-        return prediction
+        return self.unet(
+            sample,
+            timestep,
+            tokens,
+            added_cond_kwargs=added,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=middle,
+            return_dict=False,
+        )[0]
 
     def _controlnet_scales(self) -> list[float]:
         """Weight of every ControlNet; one that is stated is for all."""

@@ -1,6 +1,9 @@
 """Options of nerfstudio's own that an edit cannot follow: each is refused in a sentence before anything is read."""
 
 import json
+import os
+import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,7 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 
 from qnerf_nerfstudio.capture.paths import transforms_path
 from qnerf_nerfstudio.common.errors import UserError
+from qnerf_nerfstudio.diffusion.config import EditorConfig
 from qnerf_nerfstudio.field.datamanager import QNerfDataManagerConfig
 from qnerf_nerfstudio.field.model import QNerfModelConfig
 
@@ -44,6 +48,22 @@ def check_options(manager: QNerfDataManagerConfig, model: QNerfModelConfig) -> N
                 f"nerfstudio-data --eval-mode filename: {wrong[0]} has neither train nor eval in its name; rename the "
                 f"photos, or leave the option out"
             )
+
+
+def check_compiler(editor: EditorConfig, model: QNerfModelConfig) -> None:
+    """Refuse to compile where there is no compiler.
+
+    Raises:
+        UserError: There is none.
+    """
+    asked = {"pipeline.editor.compile": editor.compile, "pipeline.model.compile-encodings": model.compile_encodings}
+    stated = shlex.split(os.environ.get("CXX", ""))[:1]
+    if any(asked.values()) and not any(shutil.which(name) for name in (*stated, "g++", "clang++")):
+        option = next(name for name, value in asked.items() if value)
+        raise UserError(
+            f"--{option} is True, but there is no C++ compiler: neither g++ nor clang++ is found; install one, name it "
+            f"in the environment variable CXX, or leave the option out"
+        )
 
 
 def _frames_of(data: Path) -> list[dict[str, Any]]:

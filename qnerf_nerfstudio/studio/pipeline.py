@@ -40,7 +40,7 @@ from qnerf_nerfstudio.run.progress import Progress, finished_panel
 from qnerf_nerfstudio.run.run import EditRun, Scene
 from qnerf_nerfstudio.run.settings import RunSettings
 from qnerf_nerfstudio.run.stages import STAGES, describe
-from qnerf_nerfstudio.studio.options import check_options
+from qnerf_nerfstudio.studio.options import check_compiler, check_options
 from qnerf_nerfstudio.studio.panel import EditPanel
 from qnerf_nerfstudio.studio.trainer import QNerfTrainer, resume_command
 
@@ -101,6 +101,7 @@ class QNerfPipeline(VanillaPipeline):
     @staticmethod
     def _read_inputs(config: QNerfPipelineConfig) -> tuple[Path, Edit]:
         check_options(config.datamanager, config.model)
+        check_compiler(config.editor, config.model)
         parser = config.datamanager.dataparser
         data = Path(config.datamanager.data or parser.data)
         check_capture(data, config.outside_paths, getattr(parser, "downscale_factor", None), photos_of(parser))

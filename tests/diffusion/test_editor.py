@@ -1,12 +1,14 @@
 """The sampling loop against diffusers' own pipeline and schedulers."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import DDIMInverseScheduler, StableDiffusionControlNetPipeline
 from helpers.models import DEFAULTS, make_editor, models_of, random_parts, sampled_by_diffusers
+from torch._dynamo.testing import CompileCounter
 
 from qnerf_nerfstudio.diffusion.attention import AttentionState
 from qnerf_nerfstudio.diffusion.conditions import QueryTargets, SourceBranch
@@ -233,6 +235,28 @@ def test_query_maps_of_non_square_latents_have_their_shape(tmp_path: Path) -> No
     latents = torch.randn(1, 4, 8, 12, generator=torch.Generator().manual_seed(0))
     maps = editor.extract(latents, 3, prompts(editor), torch.rand(1, 3, 16, 24)).queries
     assert {queries.shape[1:3] for queries in maps.values()} == {(8, 12)}
+
+
+@torch.no_grad()
+def test_compiled_it_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counter = CompileCounter()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
+    settings = {"guidance_scale": 3.0, "guidance_strength": 0.05, "injection_start": 0.0}
+    plain, compiled = make_editor(tmp_path, **settings), make_editor(tmp_path, **settings, compile=True)
+    latents, controls = inputs()
+    source = SourceBranch(inputs(seed=5)[0], controls)
+    targets = targets_of(plain, inputs(seed=9)[0], controls, 4)
+
+    def results(editor: ControlNetEditor, step: int) -> list[torch.Tensor]:
+        start = latents, step, prompts(editor), controls, source
+        inverted = editor.invert_step(latents, step, prompts(editor).source, controls)
+        sampled, guided = editor.denoise_step(*start), editor.denoise_step(*start, targets)
+        return [inverted, sampled, guided, *editor.extract(*start).queries.values()]
+
+    for step in (4, 5):
+        torch.testing.assert_close(results(compiled, step), results(plain, step), atol=1e-5, rtol=1e-5)
+    # One graph of inversions and one of steps with their source, whatever the timestep.
+    assert counter.frame_count == 2
 
 
 def test_memory_settings_change_no_result(tmp_path: Path) -> None:

@@ -1,14 +1,20 @@
 """Options of a run that no other test sets: each does what its line says."""
 
 import json
+import sys
 from pathlib import Path
 
+import pytest
 import torch
 from helpers.captures import small_capture
 from helpers.commands import train
 from safetensors.torch import load_file
 
+from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.common.images import load_images
+from qnerf_nerfstudio.diffusion.config import EditorConfig
+from qnerf_nerfstudio.field.model import QNerfModelConfig
+from qnerf_nerfstudio.studio.options import check_compiler
 
 OPTIONS = {
     "pipeline.lift-controls": "False",
@@ -51,3 +57,16 @@ def test_options_reach_the_run(tiny_editor: Path, tmp_path: Path) -> None:
     # Without region and compositing nothing of the photos is kept.
     edited, photo = load_images([run / "edit/images/frame_00001.png", capture / "images/frame_00001.png"])
     assert (edited != photo).any(-1).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("option", ["compile", "compile-encodings"])
+def test_nothing_is_compiled_without_a_compiler(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    editor = EditorConfig(compile=option == "compile")
+    model = QNerfModelConfig(compile_encodings=option != "compile")
+    monkeypatch.setenv("CXX", f"'{sys.executable}' -flag")
+    check_compiler(editor, model)
+    monkeypatch.delenv("CXX")
+    monkeypatch.setenv("PATH", "")
+    check_compiler(EditorConfig(), QNerfModelConfig())
+    with pytest.raises(UserError, match=rf"--pipeline\.\w+\.{option} is True, but there is no C\+\+ compiler.*CXX"):
+        check_compiler(editor, model)
