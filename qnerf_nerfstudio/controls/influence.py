@@ -15,6 +15,9 @@ from qnerf_nerfstudio.controls.images import load_masks
 from qnerf_nerfstudio.controls.region import VoxelRegion, shape_region, visual_hull
 from qnerf_nerfstudio.edit.schema import BoxRegion, Edit, Everywhere, SphereRegion
 
+CHANGE_WINDOW = 0.02
+"""Side of the window in which a change of a view is averaged, as a share of the view's shorter side."""
+
 
 @dataclass(frozen=True)
 class RegionOfInfluence:
@@ -53,6 +56,25 @@ def composite(
 ) -> Float[Tensor, "V 3 H W"]:
     """Edited views with the photos' own pixels where `weights` is 0."""
     return edited if weights is None else torch.where(weights > 0, torch.lerp(photos, edited, weights), photos)
+
+
+def keep_unchanged(
+    edited: Float[Tensor, "V 3 H W"], begun: Float[Tensor, "V 3 H W"], coded: Float[Tensor, "V 3 H W"], change: float
+) -> Float[Tensor, "V 3 H W"]:
+    """Edited views with the own pixels of the views that editing began from, where the editor changes nothing.
+
+    With d the mean absolute difference between the edited view and the coded one around a pixel, its share of the view
+    that editing began from is exp(-(d / change)²).
+
+    Args:
+        edited: What the editor makes, in [0, 1].
+        begun: The views that editing began from, in [0, 1].
+        coded: What the editor's VAE makes of these alone.
+        change: Difference of colours, above 0, from which on edited views prevail.
+    """
+    reach = round(CHANGE_WINDOW * min(edited.shape[-2:]) / 2)
+    differences = F.pad((edited - coded).abs().mean(1, keepdim=True), (reach,) * 4, mode="replicate")
+    return torch.lerp(edited, begun, (-(F.avg_pool2d(differences, 2 * reach + 1, stride=1) / change).square()).exp())
 
 
 def find_region_of_influence(

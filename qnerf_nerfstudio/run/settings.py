@@ -46,6 +46,8 @@ class RunSettings:
     """Keep the photos' own pixels outside the region in the edited views."""
     feather: float = 0.04
     """Width of the seam between edited view and photo, as a share of the image's shorter side."""
+    keep_unchanged: float = 0.06
+    """Edited views keep the carried view's pixels where the editor changes colours by less, 0 to 1; 0: nowhere."""
     keep_latents: bool = True
     """Keep the latents and queries of a finished run, which nothing but a look at them needs."""
     deterministic: bool = False
@@ -66,6 +68,8 @@ class RunSettings:
         self.editor.validate()
         if not 0 <= self.feather <= 0.5:
             raise ValueError(f"feather is {self.feather}; expected 0 to 0.5")
+        if not 0 <= self.keep_unchanged <= 1:
+            raise ValueError(f"keep_unchanged is {self.keep_unchanged}; expected 0 to 1")
         names = ("tau", "source_iterations", "fit_iterations", "final_iterations", "consolidation", "editing", "stop")
         # No process is to stay without views while another one has a whole chunk of them.
         chunk = min(chunk, -(-num_views // ranks))

@@ -170,6 +170,11 @@ class SliceRunner:
             return self._extract(latents, item).preview.cpu()
         return self._finite(lambda: self.editor.decode(latents), "the pixels", item).cpu()
 
+    def coded(self, item: Slice) -> Float[Tensor, "V 3 H W"]:
+        """What the VAE makes of the views of a chunk that editing begins from."""
+        clean = self._latents(SOURCE, self.editor.num_steps, item.chunk)
+        return self._finite(lambda: self.editor.decode(clean), "the pixels", item).cpu()
+
     def _extract(self, latents: Tensor, item: Slice) -> Extraction:
         controls, source = self._controls(item.chunk, target=True), self._source(item.index, item.chunk)
         return self._finite(

@@ -20,6 +20,7 @@ from qnerf_nerfstudio.capture.paths import transforms_path
 from qnerf_nerfstudio.common import ranks
 from qnerf_nerfstudio.common.console import CONSOLE
 from qnerf_nerfstudio.common.images import dilate
+from qnerf_nerfstudio.controls.influence import keep_unchanged
 from qnerf_nerfstudio.diffusion.conditions import QueryTargets
 from qnerf_nerfstudio.diffusion.queries import QueryCodec
 from qnerf_nerfstudio.field.datamanager import Targets
@@ -35,7 +36,7 @@ JUDGED_VIEWS, JUDGED_PIXELS = 3, 1500
 JUDGED_EVERY, PATIENCE = 250, 500
 """Training steps between two judgements, and those in which the field has to gain WORTHWHILE."""
 WORTHWHILE = 0.2
-"""Gain in dB that is worth PATIENCE more training steps."""
+"""Gain in dB over any judgement of the last PATIENCE training steps that is worth further ones."""
 
 
 def _invert(run: EditRun, item: Slice) -> None:
@@ -60,11 +61,19 @@ def _source(run: EditRun, item: Slice) -> None:
     enough = False
     if comms.is_main_process():
         history = run.artifacts.note_quality(item.step, photos_quality(run))
-        before = [quality for step, quality in history if step <= item.step - PATIENCE]
-        enough = bool(before) and history[-1][1] < max(before) + WORTHWHILE and run.shows_what_moves()
+        enough = has_settled(history) and run.shows_what_moves()
     if ranks.broadcast(enough, run.model.device):
         run.revise(Revision(item.step + 1, "photos"))
         CONSOLE.print(f"The field of the photos gets no better: its training ends after {offset} steps.")
+
+
+def has_settled(history: list[tuple[int, float]]) -> bool:
+    """Whether the field of the photos gains nothing any more, by its PSNR at the training steps of all judgements.
+
+    One that recovers from a dip gains, though it was better before."""
+    now, quality = history[-1]
+    recent = [before for step, before in history[:-1] if step >= now - PATIENCE]
+    return now - history[0][0] >= PATIENCE and quality < min(recent) + WORTHWHILE
 
 
 def _carry(run: EditRun, item: Slice) -> Path | None:
@@ -114,14 +123,14 @@ def _extract(run: EditRun, item: Slice) -> Path | None:
     previews = run.slices(item.attempt).extract(item)
     if previews is None:
         return None
-    return run.write_views(run.artifacts.previews(item.interval), item.chunk, previews)
+    return run.write_views(run.artifacts.previews(item.interval), item.chunk, with_unchanged(run, item, previews.cpu()))
 
 
 def _decode(run: EditRun, item: Slice) -> Path:
     if run.plan.config.editing == "carried":
         images = run.artifacts.carried(item.chunk).load()["images"]
     else:
-        images = run.slices(item.attempt).decode(item)
+        images = with_unchanged(run, item, run.slices(item.attempt).decode(item))
     return run.write_views(run.artifacts.images, item.chunk, images)
 
 
@@ -236,6 +245,16 @@ def carried_views(run: EditRun, indices: range) -> Float[Tensor, "V 3 h w"] | No
     photos, masks = prepared.capture.photos(indices, prepared.projected.size), prepared.projected.influence.masks
     masks = None if masks is None else masks[indices.start : indices.stop]
     return render_carried(run.model, deformation, prepared.views, indices, photos, masks)
+
+
+def with_unchanged(run: EditRun, item: Slice, images: Float[Tensor, "V 3 h w"]) -> Float[Tensor, "V 3 h w"]:
+    """What the editor makes of a chunk, with the pixels of carried views, if there are any, where it changes nothing.
+
+    What the VAE alone does to them is no change."""
+    carried, change = run.artifacts.carried(item.chunk), run.prepared.settings.keep_unchanged
+    if change == 0 or not carried.exists:
+        return images
+    return keep_unchanged(images, carried.load()["images"], run.slices(item.attempt).coded(item), change)
 
 
 def photos_quality(run: EditRun) -> float:

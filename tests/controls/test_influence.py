@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from qnerf_nerfstudio.common.errors import UserError
-from qnerf_nerfstudio.controls.influence import RegionOfInfluence, composite, find_region_of_influence
+from qnerf_nerfstudio.controls.influence import (
+    RegionOfInfluence,
+    composite,
+    find_region_of_influence,
+    keep_unchanged,
+)
 from qnerf_nerfstudio.controls.region import shape_region
 from qnerf_nerfstudio.controls.solids import placement_matrix
 from qnerf_nerfstudio.edit.schema import BoxRegion, Edit
@@ -99,6 +104,24 @@ def test_seams_are_soft_inside_and_nothing_outside(seed: int, feather: float, si
     full = weights.squeeze(1) >= 1
     torch.testing.assert_close(mixed.movedim(1, -1)[full], edited.movedim(1, -1)[full])
     assert torch.equal(composite(edited, photos, None), edited)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 1000), st.floats(0.01, 1), st.sampled_from([(16, 16), (64, 64), (128, 96)]))
+def test_what_the_editor_leaves_alone_stays_as_it_was(seed: int, change: float, size: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    begun, coded, other = torch.rand(3, 2, 3, *size, generator=generator)
+    assert torch.equal(keep_unchanged(coded, begun, coded, change), begun)
+    # The left half is changed by far, the right half is not.
+    edited = torch.where(torch.arange(size[1]) < size[1] // 2, coded + 4 * change, coded)
+    kept, reach = keep_unchanged(edited, begun, coded, change), 2
+    torch.testing.assert_close(
+        kept[..., : size[1] // 2 - reach], edited[..., : size[1] // 2 - reach], atol=1e-5, rtol=0
+    )
+    assert torch.equal(kept[..., size[1] // 2 + reach :], begun[..., size[1] // 2 + reach :])
+    # The more may change unnoticed, the more stays; nothing lies outside of both.
+    shares = [(keep_unchanged(other, begun, coded, each) - other).abs() for each in (change, 2 * change)]
+    assert (shares[1] >= shares[0] - 1e-6).all() and (shares[1] <= (begun - other).abs() + 1e-6).all()
 
 
 def test_a_latent_may_change_where_any_of_its_pixels_may() -> None:

@@ -40,6 +40,24 @@ def test_training_on_the_photos_ends_early_only_where_the_field_shows_what_moves
     assert [each.step for each in revisions[:1]] == ([751] if shown else [])
 
 
+@pytest.mark.parametrize(
+    ("judged", "ends"),
+    [
+        # Those of captures 2 and 4: one settles, the other one recovers from a dip.
+        ((27.4, 28.7, 29.6, 29.2, 29.3), 1250),
+        ((27.5, 25.6, 26.2, 26.9, 27.5), None),
+        ((27.5, 25.6, 25.5, 26.9, 27.5), 750),
+        ((20.0, 20.1), None),
+    ],
+)
+def test_a_field_settles_where_it_gains_nothing_over_any_of_its_last_judgements(
+    judged: tuple[float, ...], ends: int | None
+) -> None:
+    history = [(250 * number, quality) for number, quality in enumerate(judged, 1)]
+    settled = [history[last][0] for last in range(len(history)) if stages.has_settled(history[: last + 1])]
+    assert next(iter(settled), None) == ends
+
+
 class Bones:
     """A motion of what a field shows, or does not."""
 
