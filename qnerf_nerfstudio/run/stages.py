@@ -123,7 +123,7 @@ def _extract(run: EditRun, item: Slice) -> Path | None:
     previews = run.slices(item.attempt).extract(item)
     if previews is None:
         return None
-    return run.write_views(run.artifacts.previews(item.interval), item.chunk, with_unchanged(run, item, previews.cpu()))
+    return run.write_views(run.artifacts.previews(item.interval), item.chunk, previews)
 
 
 def _decode(run: EditRun, item: Slice) -> Path:
