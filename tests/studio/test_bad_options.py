@@ -67,7 +67,7 @@ KNOBS: Mistakes = {
     ),
     "stop": (knob("pipeline.stop", 1.5), ("--pipeline.stop is 1.5; expected 0 to 1",)),
     "feather": (knob("pipeline.feather", -1.0), ("--pipeline.feather is -1.0; expected",)),
-    "keep-unchanged": (knob("pipeline.keep_unchanged", 2.0), ("--pipeline.keep-unchanged is 2.0; expected 0 to 1",)),
+    "keep-unchanged": (knob("pipeline.keep_unchanged", 2.0), ("keep_unchanged is 2.0; expected 0 to 1",)),
     "source-iterations": (knob("pipeline.source_iterations", -1), ("source_iterations is -1; expected at least 0",)),
     "fit-iterations": (knob("pipeline.fit_iterations", 0), ("fit_iterations is 0; expected at least 1",)),
     "final-iterations": (knob("pipeline.final_iterations", 0), ("final_iterations is 0; expected at least 1",)),
