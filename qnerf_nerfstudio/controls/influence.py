@@ -48,7 +48,7 @@ class RegionOfInfluence:
         window = 2 * reach + 1
         # What lies beyond the image is no outside: an edit that leaves the image has no seam there.
         eroded = -F.max_pool2d(-inside, window, stride=1, padding=reach)
-        return F.avg_pool2d(F.pad(eroded, (reach,) * 4, mode="replicate"), window, stride=1)
+        return _averaged(eroded, reach)
 
 
 def composite(
@@ -73,8 +73,13 @@ def keep_unchanged(
         change: Difference of colours, above 0, from which on edited views prevail.
     """
     reach = round(CHANGE_WINDOW * min(edited.shape[-2:]) / 2)
-    differences = F.pad((edited - coded).abs().mean(1, keepdim=True), (reach,) * 4, mode="replicate")
-    return torch.lerp(edited, begun, (-(F.avg_pool2d(differences, 2 * reach + 1, stride=1) / change).square()).exp())
+    differences = _averaged((edited - coded).abs().mean(1, keepdim=True), reach)
+    return torch.lerp(edited, begun, (-(differences / change).square()).exp())
+
+
+def _averaged(maps: Float[Tensor, "V 1 H W"], reach: int) -> Float[Tensor, "V 1 H W"]:
+    """The mean of maps in a window of 2 * reach + 1 pixels around each; the border's values go on beyond it."""
+    return F.avg_pool2d(F.pad(maps, (reach,) * 4, mode="replicate"), 2 * reach + 1, stride=1)
 
 
 def find_region_of_influence(

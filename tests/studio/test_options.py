@@ -63,10 +63,10 @@ def test_options_reach_the_run(tiny_editor: Path, tmp_path: Path) -> None:
 def test_nothing_is_compiled_without_a_compiler(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
     editor = EditorConfig(compile=option == "compile")
     model = QNerfModelConfig(compile_encodings=option != "compile")
+    monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("CXX", f"'{sys.executable}' -flag")
     check_compiler(editor, model)
     monkeypatch.delenv("CXX")
-    monkeypatch.setenv("PATH", "")
     check_compiler(EditorConfig(), QNerfModelConfig())
     with pytest.raises(UserError, match=rf"--pipeline\.\w+\.{option} is True, but there is no C\+\+ compiler.*CXX"):
         check_compiler(editor, model)
