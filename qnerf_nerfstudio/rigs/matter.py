@@ -33,8 +33,11 @@ SHELL = 3.0
 """Cells of empty space around matter that go with it: the field's surfaces lie between the cells."""
 GROUND = 0.3
 """Share of the surface around a skeleton that lies on its ground, if it stands on one."""
+FOOTING = 0.2
+"""The same of the surface beyond a bone that stands on it."""
 FLAT = 2.0
-"""Cells above the ground up to which only matter itself goes with a bone, and no space around it."""
+"""Cells above the ground up to which only matter itself goes with a bone, and no space around it, and below the ground
+down to which soles go with theirs."""
 FEWEST = 20
 """Cells of surface that tell a radius."""
 
@@ -107,13 +110,15 @@ def read_anatomy(density: Density, skeleton: Skeleton, allowed: Allowed | None =
     if allowed is not None:
         may &= allowed(centres)
     inside = (distance < 0).reshape(shape)
-    height = _height(centres, centres[outermost & (distance > limit)], skeleton, side)
-    may &= height > 0
+    # The plane of soft ground is a cell or two off, which must cut no soles.
+    lowest = torch.where(distance < side, -FLAT * side, 0.0)
+    height = _height(centres, centres[outermost & (distance > limit)], skeleton, side, GROUND)
+    may &= height > lowest
     subject = _hanging_together(may.reshape(shape), inside)
     for joint in _unended(subject, distance > limit - SHELL * side, end):
         below = centres[outermost & torch.from_numpy(subject).flatten() & (end == joint)]
-        height = torch.minimum(height, _height(centres, below, skeleton, side))
-    may &= height > 0
+        height = torch.minimum(height, _height(centres, below, skeleton, side, FOOTING))
+    may &= height > lowest
     subject = _hanging_together(may.reshape(shape), inside)
     for joint in _unended(subject, distance > limit - SHELL * side, end):
         end[end == joint] = -1
@@ -122,7 +127,7 @@ def read_anatomy(density: Density, skeleton: Skeleton, allowed: Allowed | None =
     subject = _hanging_together(may.reshape(shape), inside)
     _refuse_nothing(owner.reshape(shape).numpy()[subject], skeleton)
     # A field that is thin somewhere must not tear a limb in two.
-    subject |= ((distance < torch.where(height > FLAT * side, side, 0.0)) & (height > 0)).reshape(shape).numpy()
+    subject |= ((distance < side) & (height > lowest)).reshape(shape).numpy()
     shell = (np.asarray(ndimage.distance_transform_edt(~subject)) <= SHELL) & ~(solid & ~subject)
     # What is soft of the ground stays with the ground.
     owned = torch.from_numpy(subject).flatten() | torch.from_numpy(shell).flatten() & (height > FLAT * side)
@@ -217,12 +222,12 @@ def fit_radii(surface: Float[Tensor, "P 3"], skeleton: Skeleton, side: float) ->
 
 
 def _height(
-    points: Float[Tensor, "P 3"], around: Float[Tensor, "S 3"], skeleton: Skeleton, side: float
+    points: Float[Tensor, "P 3"], around: Float[Tensor, "S 3"], skeleton: Skeleton, side: float, least: float
 ) -> Float[Tensor, "P"]:
     """Height of points above the plane that a skeleton stands on; infinite where it stands on none.
 
-    The plane holds much of the surface around, and all joints lie on one side of it (RANSAC; Fischler and Bolles,
-    1981).
+    The plane holds at least a share `least` of the surface around, and all joints lie on one side of it (RANSAC;
+    Fischler and Bolles, 1981), and is fitted to what lies on it (as in LO-RANSAC; Chum, Matas and Kittler, 2003).
     """
     everywhere = torch.full((len(points),), torch.inf)
     if len(around) < 100:
@@ -239,13 +244,16 @@ def _height(
     on_plane = ((around @ normals.T - offsets).abs() < side).float().mean(0)
     on_plane = torch.where((heights > 0).all(0), on_plane, 0)
     best = int(on_plane.argmax())
-    if on_plane[best] < GROUND:
+    if on_plane[best] < least:
         return everywhere
-    inliers = around[(around @ normals[best] - offsets[best]).abs() < side]
-    centre = inliers.mean(0)
-    normal = torch.linalg.svd(inliers - centre, full_matrices=False)[2][2]
-    normal = normal * (normal @ normals[best]).sign()
-    return (points - centre) @ normal - side / 2  # the centres of its cells lie below the surface
+    normal, offset = normals[best], offsets[best]
+    for _ in range(5):
+        inliers = around[(around @ normal - offset).abs() < side]
+        centre = inliers.mean(0)
+        fitted = torch.linalg.svd(inliers - centre, full_matrices=False)[2][2]
+        normal = fitted * (fitted @ normal).sign()
+        offset = centre @ normal
+    return points @ normal - offset - side / 2  # the centres of its cells lie below the surface
 
 
 def _refuse_nothing(owners: np.ndarray, skeleton: Skeleton) -> None:

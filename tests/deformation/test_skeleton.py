@@ -142,6 +142,23 @@ def test_the_floor_stays_where_much_else_stands_on_it(captured: Skeleton) -> Non
     assert (anatomy.owners(legs) >= 0).float().mean() > 0.97
 
 
+def test_soles_go_with_their_feet_from_ground_that_a_field_shows_too_high(captured: Skeleton) -> None:
+    figure = figure_density(BODY, SOURCE, floor=None)
+
+    def density(points: Tensor) -> Tensor:
+        waves = 0.008 * (torch.sin(25 * points[:, 0]) + torch.sin(31 * points[:, 1]))
+        return torch.maximum(figure(points), 60.0 * torch.exp(-(points[:, 2] - 0.01 - waves).clamp_min(0) / 0.008))
+
+    anatomy = read_anatomy(density, captured)
+    generator = torch.Generator().manual_seed(3)
+    near = torch.rand(200_000, 3, generator=generator) * torch.tensor([1.0, 0.6, 0.04]) - torch.tensor([0.5, 0.3, 0.0])
+    distance = signed_distance(BODY, SOURCE, near)
+    soles, floor = near[distance < 0.005], near[(distance > 0.06) & (near[:, 2] < 0.005)]
+    assert len(soles) > 500
+    assert (anatomy.owners(soles) >= 0).float().mean() > 0.95
+    assert (anatomy.owners(floor) < 0).float().mean() > 0.97
+
+
 def test_what_a_hand_rests_on_stays(captured: Skeleton) -> None:
     names = list(joints(BODY, SOURCE))
     wrist = captured.joints[names.index("r_wrist")]
