@@ -3,6 +3,7 @@
 import copy
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import gpu
@@ -22,6 +23,7 @@ from PIL import Image
 from recipes import read_views
 from settings import WRONG_EVERY, Setting, field_settings, views_of, write_scene
 from table import write_table
+from torch._dynamo.testing import CompileCounter
 
 from qnerf_nerfstudio.common.files import write_json
 from qnerf_nerfstudio.controls.draw import control_images
@@ -214,6 +216,15 @@ def test_costs_on_a_gpu_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert all(row["ms a step"] > 0 for row in results["field"])
     chosen = [row for row in results["editing"] if row["chosen"]]
     assert len(chosen) == 1 and chosen[0]["an edit of a view"] > 0
+
+
+def test_what_compiling_gives_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counter = CompileCounter()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
+    rows = gpu.measure_compiled(toy_gpu(tmp_path, run_views=0))
+    assert [row["part"] for row in rows] == ["inversion step", "look-ahead step"]
+    assert counter.frame_count == 2  # plain passes are not compiled
+    assert all(row["times"] > 0 and row["compiling, s"] > row["compiled, s"] > 0 for row in rows)
 
 
 @pytest.mark.release  # whole runs
