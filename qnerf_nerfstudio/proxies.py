@@ -34,7 +34,7 @@ from qnerf_nerfstudio.field.model import QNerfModel
 from qnerf_nerfstudio.field.proxy import extract_mesh
 from qnerf_nerfstudio.methods import qnerf_edit_tiny
 from qnerf_nerfstudio.rigs.bones import Skeleton
-from qnerf_nerfstudio.rigs.matter import read_anatomy
+from qnerf_nerfstudio.rigs.matter import read_anatomy, read_matter
 from qnerf_nerfstudio.run.artifacts import EditArtifacts
 from qnerf_nerfstudio.studio.plain import train_plain
 
@@ -197,7 +197,8 @@ def _place(
         return region.box, region.contains
     assert edit is not None
     before, _ = placed_skeletons(skeleton_parts(edit.control), capture.to_scene)
-    owners = read_anatomy(model.density, Skeleton.joined([Skeleton.named(*each) for each in before])).owners
+    skeleton = Skeleton.joined([Skeleton.named(*each) for each in before])
+    owners = read_anatomy(read_matter(model.density, skeleton), skeleton).owners
     return owners.box, lambda points: owners(points) >= 0
 
 

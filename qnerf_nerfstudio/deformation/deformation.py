@@ -17,6 +17,8 @@ class Origins:
     """Whether there can be matter at all; there is none where what was captured has moved away."""
     certainty: Float[Tensor, "*batch"]
     """How sure this is, in [0, 1]: less than 1 where several parts of what moves could have brought the matter."""
+    shades: Float[Tensor, "*batch"] | None = None
+    """What colours are multiplied by, as matter that has turned is lit from another side; None: they stay."""
 
 
 class Deformation(Protocol):

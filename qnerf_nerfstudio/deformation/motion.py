@@ -18,7 +18,8 @@ from qnerf_nerfstudio.deformation.skeleton import Alone, SkeletonDeformation
 from qnerf_nerfstudio.deformation.solids import BoxesDeformation
 from qnerf_nerfstudio.edit.schema import BoxControl, Edit, ImagesControl, MeshControl, skeleton_parts, solid_parts
 from qnerf_nerfstudio.rigs.bones import Skeleton
-from qnerf_nerfstudio.rigs.matter import Allowed, Anatomy, Density, OwnerGrid, read_anatomy
+from qnerf_nerfstudio.rigs.light import Colour, Light, read_light
+from qnerf_nerfstudio.rigs.matter import Allowed, Anatomy, Density, OwnerGrid, read_anatomy, read_matter
 
 MIDDLE, POINTS = (0.25, 0.75), 8
 """Part of a bone, as shares of its length, that lies inside of what it moves, and points that are taken there."""
@@ -31,11 +32,12 @@ class Motion(Protocol):
         """Points of the captured scene that lie inside of matter; None where nothing is known."""
         ...
 
-    def read(self, density: Density, allowed: Allowed | None) -> dict[str, Tensor]:
+    def read(self, density: Density, colour: Colour | None, allowed: Allowed | None) -> dict[str, Tensor]:
         """What the motion takes along, as named tensors.
 
         Args:
             density: The field of the photos.
+            colour: Its colours, which the light is read off; None: matter that turns keeps its shading.
             allowed: Whether matter at points may move; None: all may.
 
         Raises:
@@ -66,16 +68,24 @@ class SkeletonMotion:
         share = torch.linspace(*MIDDLE, POINTS)[:, None, None]
         return torch.lerp(self.captured.start, self.captured.end, share).flatten(0, 1)
 
-    def read(self, density: Density, allowed: Allowed | None) -> dict[str, Tensor]:
-        """What belongs to the bones."""
-        anatomy = read_anatomy(density, self.captured, allowed)
+    def read(self, density: Density, colour: Colour | None, allowed: Allowed | None) -> dict[str, Tensor]:
+        """What belongs to the bones, and the light on it."""
+        matter = read_matter(density, self.captured)
+        anatomy = read_anatomy(matter, self.captured, allowed)
         grid = anatomy.owners
-        return {"radii": anatomy.radii, "reach": anatomy.reach, "box": grid.box, "owners": grid.owners}
+        tensors = {"radii": anatomy.radii, "reach": anatomy.reach, "box": grid.box, "owners": grid.owners}
+        if colour is None:
+            return tensors
+        light, explained = read_light(matter, grid, colour)
+        if light is not None:
+            tensors |= {"harmonics": light.harmonics, "normals": light.normals.half()}
+        return {**tensors, "explained": torch.tensor(explained)}
 
     def deformation(self, tensors: dict[str, Tensor]) -> Deformation:
         """The deformation of what was read."""
         anatomy = Anatomy(tensors["radii"], tensors["reach"], OwnerGrid(tensors["box"], tensors["owners"]))
-        return SkeletonDeformation.of(self.edited, self.captured, anatomy)
+        light = Light(tensors["harmonics"], tensors["normals"].float()) if "harmonics" in tensors else None
+        return SkeletonDeformation.of(self.edited, self.captured, anatomy, light)
 
     def alone(self, tensors: dict[str, Tensor]) -> Deformation:
         """Shows what belongs to the bones alone."""
@@ -92,7 +102,7 @@ class SolidsMotion:
     def inside(self) -> None:
         """Nothing is known: what solids enclose may be empty in part."""
 
-    def read(self, density: Density, allowed: Allowed | None) -> dict[str, Tensor]:
+    def read(self, density: Density, colour: Colour | None, allowed: Allowed | None) -> dict[str, Tensor]:
         """Nothing: what lies in a solid moves with it, whatever it is."""
         return {}
 

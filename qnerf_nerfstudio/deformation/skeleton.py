@@ -8,6 +8,7 @@ from torch import Tensor
 
 from qnerf_nerfstudio.deformation.deformation import Origins
 from qnerf_nerfstudio.rigs.bones import Skeleton, bone_motions
+from qnerf_nerfstudio.rigs.light import Light, ShadeGrid
 from qnerf_nerfstudio.rigs.matter import Anatomy, OwnerGrid, cell_centres, cell_grid
 from qnerf_nerfstudio.rigs.skin import BLEND, JOINT
 
@@ -31,10 +32,14 @@ class SkeletonDeformation:
     """The joint that two bones share, -1 where they share none."""
     nearby: OwnerGrid
     """Cells of the edited scene that a bone may bring matter to are 0, all others -1."""
+    shades: ShadeGrid | None = None
+    """What the colours of matter change by; None: they stay."""
 
     @classmethod
-    def of(cls, edited: Skeleton, captured: Skeleton, anatomy: Anatomy) -> "SkeletonDeformation":
-        """The deformation between two poses of a skeleton."""
+    def of(
+        cls, edited: Skeleton, captured: Skeleton, anatomy: Anatomy, light: Light | None = None
+    ) -> "SkeletonDeformation":
+        """The deformation between two poses of a skeleton; without a light, matter keeps its colours."""
         motions, shared = bone_motions(edited, captured), edited.shared_joints()
         longest = float((edited.joints.amax(0) - edited.joints.amin(0)).max())
         box, shape, side = cell_grid(edited, float((anatomy.reach + anatomy.radii).max()) / longest)
@@ -45,12 +50,13 @@ class SkeletonDeformation:
             ]
         )
         nearby = OwnerGrid(box, near.reshape(shape).short() - 1)
-        return cls(edited, captured, anatomy, motions, shared, nearby)
+        shades = None if light is None else light.shades(anatomy.owners, motions)
+        return cls(edited, captured, anatomy, motions, shared, nearby, shades)
 
     def to(self, device: str) -> "SkeletonDeformation":
         """The same on another device."""
-        moved = (getattr(self, item.name).to(device) for item in fields(self))
-        return SkeletonDeformation(*moved)
+        parts = {item.name: getattr(self, item.name) for item in fields(self)}
+        return SkeletonDeformation(**{name: part.to(device) for name, part in parts.items() if part is not None})
 
     def __call__(self, points: Float[Tensor, "*batch 3"]) -> Origins:
         """Where the matter at points was captured."""
@@ -64,8 +70,12 @@ class SkeletonDeformation:
             origins[rows[carried]] = sources[carried]
             certainty[rows[carried]] = sure[carried]
             kept[rows[carried]] = True
-        shape = points.shape[:-1]
-        return Origins(origins.reshape(points.shape), kept.reshape(shape), certainty.reshape(shape))
+        shape, shades = points.shape[:-1], None
+        if self.shades is not None:
+            shades, moved = torch.ones_like(certainty), (origins != flat).any(-1).nonzero()[:, 0]
+            shades[moved] = self.shades(origins[moved])
+            shades = shades.reshape(shape)
+        return Origins(origins.reshape(points.shape), kept.reshape(shape), certainty.reshape(shape), shades)
 
     def _carry(
         self, points: Float[Tensor, "N 3"]

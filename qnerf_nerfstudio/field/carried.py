@@ -34,7 +34,9 @@ class Changes:
         origins = self.deformation(points)
         still = origins.kept & ((origins.points - points).norm(dim=-1) < STILL)
         origins = replace(origins, certainty=still.float())
-        return origins if self.carried else replace(origins, points=points, kept=torch.ones_like(origins.kept))
+        if self.carried:
+            return origins
+        return replace(origins, points=points, kept=torch.ones_like(origins.kept), shades=None)
 
     def to(self, device: str) -> "Changes":
         """The same on another device."""
@@ -82,5 +84,7 @@ def carried_outputs(field: Field, samples: RaySamples, deformation: Deformation)
     frustums.set_offsets(origins.points - positions)
     outputs: dict[Any, Tensor] = dict(field.forward(samples))
     frustums.offsets = None
+    if origins.shades is not None:
+        outputs[FieldHeadNames.RGB] = (outputs[FieldHeadNames.RGB] * origins.shades[..., None]).clamp_max(1)
     outputs[FieldHeadNames.DENSITY] = torch.where(origins.kept[..., None], outputs[FieldHeadNames.DENSITY], 0.0)
     return outputs, origins

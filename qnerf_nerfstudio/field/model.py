@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from nerfstudio.cameras.cameras import Cameras
-from nerfstudio.cameras.rays import RayBundle, RaySamples
+from nerfstudio.cameras.rays import Frustums, RayBundle, RaySamples
 from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.field_components.field_heads import FieldHeadNames
@@ -168,6 +168,17 @@ class QNerfModel(NerfactoModel):
     def density(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
         """Density at points in scene coordinates, per unit of length, on the CPU."""
         return self.field.density_fn(points.to(self.device))[..., 0].float().cpu()
+
+    def colour(self, points: Float[Tensor, "N 3"], directions: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+        """Colours in [0, 1] at points in scene coordinates, seen along unit directions, as in renders; on the CPU."""
+        origins, along = points.to(self.device)[:, None], directions.to(self.device)[:, None]
+        nowhere = torch.zeros_like(origins[..., :1])
+        samples = RaySamples(Frustums(origins, along, nowhere, nowhere, nowhere), camera_indices=nowhere.long())
+        was_training = self.field.training
+        self.field.eval()
+        colours = self.field(samples)[FieldHeadNames.RGB]
+        self.field.train(was_training)
+        return colours[:, 0].float().cpu()
 
     @contextmanager
     def showing_query_features(self) -> Iterator[None]:

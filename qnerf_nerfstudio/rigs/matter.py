@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -43,6 +44,29 @@ FEWEST = 20
 
 
 @dataclass(frozen=True)
+class MatterGrid:
+    """Where a field shows matter, on a grid around a skeleton."""
+
+    box: Float[Tensor, "2 3"]
+    """Lower and upper corner."""
+    side: float
+    """Length of a cell."""
+    solid: Bool[Tensor, "X Y Z"]
+    """Cells with matter."""
+
+    @cached_property
+    def centres(self) -> Float[Tensor, "P 3"]:
+        """Centres of the cells, in the grid's order."""
+        x, y, z = self.solid.shape
+        return cell_centres(self.box, (x, y, z))
+
+    @cached_property
+    def outermost(self) -> Bool[Tensor, "X Y Z"]:
+        """Cells with matter beside empty ones."""
+        return self.solid & ~torch.from_numpy(ndimage.binary_erosion(self.solid.numpy(), border_value=1))
+
+
+@dataclass(frozen=True)
 class OwnerGrid:
     """Which part owns each cell of a box of the captured scene."""
 
@@ -80,33 +104,37 @@ class Anatomy:
         return Anatomy(self.radii.to(device), self.reach.to(device), self.owners.to(device))
 
 
-def read_anatomy(density: Density, skeleton: Skeleton, allowed: Allowed | None = None) -> Anatomy:
-    """Find the matter around a skeleton, and share it out among its bones.
+def read_matter(density: Density, skeleton: Skeleton) -> MatterGrid:
+    """Find the matter around a skeleton in the field of the photos."""
+    box, shape, side = cell_grid(skeleton)
+    opacity = [1 - torch.exp(-density(part) * side) for part in cell_centres(box, shape).split(1 << 17)]
+    matter = (torch.cat(opacity) > OPAQUE).reshape(shape).numpy()
+    # Nothing teaches a field what is inside of matter, so that it can be hollow there.
+    solid = np.asarray(ndimage.binary_fill_holes(ndimage.binary_closing(matter, iterations=2))) | matter
+    return MatterGrid(box, side, torch.from_numpy(solid))
+
+
+def read_anatomy(matter: MatterGrid, skeleton: Skeleton, allowed: Allowed | None = None) -> Anatomy:
+    """Share out the matter around a skeleton among its bones.
 
     What lies in the bones' capsules belongs to the skeleton, and matter that hangs together with it, within the bones'
     reach; the ground does not. The bone whose capsule is nearest owns it.
 
     Args:
-        density: The field of the photos.
+        matter: The matter around the skeleton.
         skeleton: The skeleton in the captured scene.
         allowed: Whether matter at points may belong to it; None: all may.
 
     Raises:
         UserError: There is no matter around most of its bones.
     """
-    box, shape, side = cell_grid(skeleton)
-    centres = cell_centres(box, shape)
-    opacity = torch.cat([1 - torch.exp(-density(part) * side) for part in centres.split(1 << 17)])
-    matter = (opacity > OPAQUE).reshape(shape).numpy()
-    # Nothing teaches a field what is inside of matter, so that it can be hollow there.
-    solid = np.asarray(ndimage.binary_fill_holes(ndimage.binary_closing(matter, iterations=2))) | matter
-    inner = np.asarray(ndimage.binary_erosion(solid, border_value=1))
-    outermost = torch.from_numpy(solid & (inner == 0)).flatten()
+    centres, side, solid, shape = matter.centres, matter.side, matter.solid.flatten(), matter.solid.shape
+    outermost = matter.outermost.flatten()
     radii = fit_radii(centres[outermost], skeleton, side)
     capsules = _Capsules(skeleton, radii)
     owner, distance, end = capsules.share_out(centres)
     limit = capsules.limits(owner, end, side)
-    may = torch.from_numpy(solid).flatten() & (distance <= limit)
+    may = solid & (distance <= limit)
     if allowed is not None:
         may &= allowed(centres)
     inside = (distance < 0).reshape(shape)
@@ -128,11 +156,11 @@ def read_anatomy(density: Density, skeleton: Skeleton, allowed: Allowed | None =
     _refuse_nothing(owner.reshape(shape).numpy()[subject], skeleton)
     # A field that is thin somewhere must not tear a limb in two.
     subject |= ((distance < side) & (height > lowest)).reshape(shape).numpy()
-    shell = (np.asarray(ndimage.distance_transform_edt(~subject)) <= SHELL) & ~(solid & ~subject)
+    shell = (np.asarray(ndimage.distance_transform_edt(~subject)) <= SHELL) & ~(matter.solid.numpy() & ~subject)
     # What is soft of the ground stays with the ground.
     owned = torch.from_numpy(subject).flatten() | torch.from_numpy(shell).flatten() & (height > FLAT * side)
     reach = side + torch.zeros(len(radii)).scatter_reduce_(0, owner[owned], distance[owned], "amax")
-    return Anatomy(radii, reach, OwnerGrid(box, torch.where(owned, owner, -1).short().reshape(shape)))
+    return Anatomy(radii, reach, OwnerGrid(matter.box, torch.where(owned, owner, -1).short().reshape(shape)))
 
 
 def cell_grid(skeleton: Skeleton, margin: float = MARGIN) -> tuple[Float[Tensor, "2 3"], tuple[int, int, int], float]:

@@ -179,7 +179,8 @@ class EditRun:
         region = self.prepared.projected.influence.voxels
         stated = self.prepared.edit.region.type in ("box", "sphere")
         with torch.no_grad():
-            return motion.read(self.model.density, region.contains if stated and region else None)
+            colour = self.model.colour if self.prepared.settings.relight else None
+            return motion.read(self.model.density, colour, region.contains if stated and region else None)
 
     def _fog(self, motion: Motion, tensors: dict[str, Tensor]) -> float:
         """Share of the light behind what moves that comes through it."""
@@ -197,6 +198,10 @@ class EditRun:
                 raise
             CONSOLE.print(f"{error}. Edited views begin from their photos' inverted noise.", style="yellow")
             return {"read": torch.tensor(False)}
+        if "explained" in tensors:
+            lit = "what turns is shaded by it" if "harmonics" in tensors else "too little: what turns keeps its shading"
+            share = f"{float(tensors['explained'].clamp_min(0)):.0%}"
+            CONSOLE.print(f"Light explains {share} of how colours vary along bones; {lit}.", soft_wrap=True)
         return {"read": torch.tensor(self._is_solid(motion, tensors)), **tensors}
 
     def _is_solid(self, motion: Motion, tensors: dict[str, Tensor]) -> bool:

@@ -48,6 +48,8 @@ class RunSettings:
     """Width of the seam between edited view and photo, as a share of the image's shorter side."""
     keep_unchanged: float = 0.06
     """Edited views keep the carried view's pixels where the editor changes colours by less, 0 to 1; 0: nowhere."""
+    relight: bool = True
+    """Shade matter that turns by the light of the capture, where the field of the photos tells it."""
     keep_latents: bool = True
     """Keep the latents and queries of a finished run, which nothing but a look at them needs."""
     deterministic: bool = False

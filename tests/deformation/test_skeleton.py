@@ -11,7 +11,7 @@ from qnerf_nerfstudio.capture.cameras import transform_points
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.deformation.skeleton import SkeletonDeformation
 from qnerf_nerfstudio.rigs.bones import Skeleton
-from qnerf_nerfstudio.rigs.matter import Density, read_anatomy
+from qnerf_nerfstudio.rigs.matter import Density, read_anatomy, read_matter
 from qnerf_nerfstudio.toy.figure import Body, Pose, joints
 
 BODY = Body(hat="red")
@@ -26,7 +26,7 @@ def captured() -> Skeleton:
 
 @pytest.fixture(scope="module")
 def deformation(captured: Skeleton) -> SkeletonDeformation:
-    anatomy = read_anatomy(figure_density(BODY, SOURCE), captured)
+    anatomy = read_anatomy(read_matter(figure_density(BODY, SOURCE), captured), captured)
     return SkeletonDeformation.of(figure_skeleton(BODY, TARGET), captured, anatomy)
 
 
@@ -131,7 +131,7 @@ def test_the_floor_stays_where_much_else_stands_on_it(captured: Skeleton) -> Non
     """The plane of the floor is a small part of the surface around the figure."""
     across, up = torch.linspace(-1, 1, 9), torch.linspace(0.1, 2.2, 9)
     places = torch.cartesian_prod(across, torch.tensor([-0.45, -0.3, 0.3, 0.45]), up)
-    anatomy = read_anatomy(_with_balls(places.tolist(), 0.1), captured)
+    anatomy = read_anatomy(read_matter(_with_balls(places.tolist(), 0.1), captured), captured)
     generator = torch.Generator().manual_seed(1)
     floor = torch.rand(8000, 3, generator=generator) * torch.tensor([1.4, 0.6, 0.04]) - torch.tensor([0.7, 0.3, 0.05])
     away = floor[signed_distance(BODY, SOURCE, floor) > 0.03]
@@ -149,7 +149,7 @@ def test_soles_go_with_their_feet_from_ground_that_a_field_shows_too_high(captur
         waves = 0.008 * (torch.sin(25 * points[:, 0]) + torch.sin(31 * points[:, 1]))
         return torch.maximum(figure(points), 60.0 * torch.exp(-(points[:, 2] - 0.01 - waves).clamp_min(0) / 0.008))
 
-    anatomy = read_anatomy(density, captured)
+    anatomy = read_anatomy(read_matter(density, captured), captured)
     generator = torch.Generator().manual_seed(3)
     near = torch.rand(200_000, 3, generator=generator) * torch.tensor([1.0, 0.6, 0.04]) - torch.tensor([0.5, 0.3, 0.0])
     distance = signed_distance(BODY, SOURCE, near)
@@ -164,7 +164,7 @@ def test_what_a_hand_rests_on_stays(captured: Skeleton) -> None:
     wrist = captured.joints[names.index("r_wrist")]
     elbow = captured.joints[names.index("r_elbow")]
     ball = wrist + 0.43 * (wrist - elbow) / (wrist - elbow).norm()
-    anatomy = read_anatomy(_with_balls([ball.tolist()], 0.35), captured)
+    anatomy = read_anatomy(read_matter(_with_balls([ball.tolist()], 0.35), captured), captured)
     generator = torch.Generator().manual_seed(2)
     inside = ball + (torch.rand(20_000, 3, generator=generator) - 0.5) * 0.5
     apart = (inside - wrist).norm(dim=-1) > 0.16
@@ -176,4 +176,4 @@ def test_what_a_hand_rests_on_stays(captured: Skeleton) -> None:
 def test_a_skeleton_beside_the_subject_is_refused(captured: Skeleton) -> None:
     beside = Skeleton(captured.joints + torch.tensor([3.0, 0, 0]), captured.bones)
     with pytest.raises(UserError, match="has matter around 0 of the skeleton's 13 bones"):
-        read_anatomy(figure_density(BODY, SOURCE, floor=None), beside)
+        read_anatomy(read_matter(figure_density(BODY, SOURCE, floor=None), beside), beside)

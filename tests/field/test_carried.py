@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 import torch
 from helpers.fields import rays
 from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.field_components.field_heads import FieldHeadNames
+from nerfstudio.model_components import renderers
 from torch import Tensor
 
 from qnerf_nerfstudio.capture.cameras import invert_affine, transform_points
@@ -22,10 +24,12 @@ class Moved:
 
     to_captured: Tensor
     emptied: bool = False
+    shade: float | None = None
 
     def __call__(self, points: Tensor) -> Origins:
-        kept = torch.full(points.shape[:-1], not self.emptied)
-        return Origins(transform_points(points, self.to_captured), kept, torch.ones(points.shape[:-1]))
+        kept, sure = torch.full(points.shape[:-1], not self.emptied), torch.ones(points.shape[:-1])
+        shades = None if self.shade is None else self.shade * sure
+        return Origins(transform_points(points, self.to_captured), kept, sure, shades)
 
     def to(self, device: str) -> "Moved":
         return self
@@ -59,6 +63,27 @@ def test_what_stays_is_rendered_as_it_is_to_the_bit(model: QNerfModel) -> None:
 def test_what_has_moved_away_leaves_nothing(model: QNerfModel) -> None:
     emptied = Moved(torch.eye(3, 4), emptied=True)
     assert float(rendered(model, rays(), emptied)["accumulation"].abs().max()) == 0
+
+
+def test_matter_is_shaded_and_nothing_else_changes(model: QNerfModel) -> None:
+    expected = rendered(model, rays())
+    # Composited over black, so that all that is seen is matter.
+    with renderers.background_color_override_context(torch.zeros(3)):
+        plain, shaded = (rendered(model, rays(), Moved(torch.eye(3, 4), shade=shade)) for shade in (None, 0.5))
+    torch.testing.assert_close(shaded["rgb"], plain["rgb"] / 2)
+    assert all(torch.equal(shaded[name], expected[name]) for name in ("depth", "accumulation", "queries"))
+
+
+@torch.no_grad()
+def test_colours_at_points_are_those_of_renders(model: QNerfModel) -> None:
+    bundle = rays()
+    points = bundle.origins + 0.7 * bundle.directions
+    model.train()
+    found = model.colour(points, bundle.directions)
+    assert model.field.training
+    model.eval()
+    samples = bundle.get_ray_samples(torch.full((len(points), 1, 1), 0.7), torch.full((len(points), 1, 1), 0.7))
+    torch.testing.assert_close(found, model.field(samples)[FieldHeadNames.RGB][:, 0])
 
 
 def test_matter_is_brought_where_a_ball_moves_to_and_nowhere_else() -> None:

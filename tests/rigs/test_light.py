@@ -1,0 +1,119 @@
+"""The light on a subject, against figures whose light is known."""
+
+import pytest
+import torch
+from helpers.figures import figure_density, figure_skeleton, signed_distance
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from qnerf_nerfstudio.deformation.skeleton import SkeletonDeformation
+from qnerf_nerfstudio.rigs.bones import Skeleton
+from qnerf_nerfstudio.rigs.light import BRIGHTEST, Surface, explained_by_others, fit_harmonics, read_light
+from qnerf_nerfstudio.rigs.matter import Anatomy, MatterGrid, read_anatomy, read_matter
+from qnerf_nerfstudio.toy.figure import Body, Pose, capsules
+from qnerf_nerfstudio.toy.render import LIGHT
+
+BODY = Body()
+SOURCE = Pose(r_arm_raise=20, l_arm_raise=25)
+TARGET = Pose(r_arm_raise=110, l_arm_raise=60, r_elbow=40, l_leg_swing=30, l_knee=25)
+
+
+def _nearest(pose: Pose, points: Tensor) -> tuple[Tensor, Tensor]:
+    """The number of the figure's nearest capsule at points, and its normal there."""
+    parts = capsules(BODY, pose)
+    axis, offset = parts.end - parts.start, points[:, None] - parts.start
+    share = ((offset * axis).sum(-1) / axis.square().sum(-1).clamp_min(1e-12)).clamp(0, 1)
+    away = offset - share[..., None] * axis
+    number = (away.norm(dim=-1) - parts.radius).argmin(-1)
+    return number, F.normalize(away[torch.arange(len(points)), number], dim=-1)
+
+
+def _brightness(normals: Tensor) -> Tensor:
+    """The toy renderer's light."""
+    return 0.62 + 0.38 * (normals @ LIGHT).clamp(-0.6, 1)
+
+
+def _lit(points: Tensor, directions: Tensor) -> Tensor:
+    """Every part has a paint of its own, and is lit."""
+    number, normals = _nearest(SOURCE, points)
+    paint = 0.3 + 0.5 * torch.rand(64, 3, generator=torch.Generator().manual_seed(0))[number]
+    return paint * _brightness(normals)[:, None]
+
+
+def _painted(points: Tensor, directions: Tensor) -> Tensor:
+    """Stripes without any light."""
+    return (0.5 + 0.3 * torch.sin(40 * points[:, 2] + 30 * points[:, 0]))[:, None].expand(-1, 3)
+
+
+@pytest.fixture(scope="module")
+def captured() -> Skeleton:
+    return figure_skeleton(BODY, SOURCE)
+
+
+@pytest.fixture(scope="module")
+def matter(captured: Skeleton) -> MatterGrid:
+    return read_matter(figure_density(BODY, SOURCE), captured)
+
+
+@pytest.fixture(scope="module")
+def anatomy(captured: Skeleton, matter: MatterGrid) -> Anatomy:
+    return read_anatomy(matter, captured)
+
+
+def test_limbs_that_turn_are_lit_as_in_their_new_pose(captured: Skeleton, matter: MatterGrid, anatomy: Anatomy) -> None:
+    light, explained = read_light(matter, anatomy.owners, _lit)
+    assert light is not None and explained > 0.7
+    deformation = SkeletonDeformation.of(figure_skeleton(BODY, TARGET), captured, anatomy, light)
+    points = torch.rand(200_000, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([2.0, 1.2, 1.9])
+    points = points - torch.tensor([1.0, 0.6, -0.1])
+    points = points[signed_distance(BODY, TARGET, points).abs() < 0.005]
+    origins = deformation(points)
+    turned = origins.kept & ((origins.points - points).norm(dim=-1) > 0.05)
+    assert turned.sum() > 300 and origins.shades is not None
+    _, before = _nearest(SOURCE, origins.points[turned])
+    _, after = _nearest(TARGET, points[turned])
+    expected = _brightness(after) / _brightness(before)
+    shaded, kept = (origins.shades[turned] / expected).log().abs(), expected.log().abs()
+    assert shaded.median() < 0.06 and shaded.mean() < 0.4 * kept.mean()
+    assert origins.shades.min() >= 1 / BRIGHTEST - 1e-4 and origins.shades.max() <= BRIGHTEST + 1e-4
+
+
+def test_what_stands_still_keeps_its_colours_to_the_bit(
+    captured: Skeleton, matter: MatterGrid, anatomy: Anatomy
+) -> None:
+    light, _ = read_light(matter, anatomy.owners, _lit)
+    still = SkeletonDeformation.of(captured, captured, anatomy, light).to("cpu")
+    points = torch.rand(20_000, 3, generator=torch.Generator().manual_seed(0)) * 2 - torch.tensor([1.0, 1.0, 0.1])
+    shades = still(points).shades
+    assert shades is not None and torch.equal(shades, torch.ones(len(points)))
+
+
+def test_paint_is_not_taken_for_light(matter: MatterGrid, anatomy: Anatomy) -> None:
+    light, explained = read_light(matter, anatomy.owners, _painted)
+    assert light is None and explained < 0.1
+
+
+Direction = st.tuples(*[st.floats(-1, 1)] * 3).map(torch.tensor)
+
+
+@settings(max_examples=20, deadline=None)
+@given(Direction, st.integers(0, 1000), st.sampled_from([0.0, 0.02]))
+def test_a_light_is_found_whatever_the_paint(towards: Tensor, seed: int, noise: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    normals = F.normalize(torch.randn(2000, 3, generator=generator), dim=-1)
+    bones = torch.randint(6, (2000,), generator=generator)
+    paint = 0.2 + 0.6 * torch.rand(6, 3, generator=generator)
+    brightness = 1 + 0.5 * normals @ towards
+    colours = paint[bones] * brightness[:, None] + noise * torch.randn(2000, 3, generator=generator)
+    surface = Surface(colours, normals, bones)
+    assert fit_harmonics(surface)[1:4] == pytest.approx(0.5 * towards, abs=0.03)
+    if noise == 0 and towards.norm() > 0.2:
+        assert explained_by_others(surface) > 0.98
+
+
+def test_one_bone_alone_tells_no_light() -> None:
+    normals = F.normalize(torch.randn(500, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
+    surface = Surface(_brightness(normals)[:, None].expand(-1, 3), normals, torch.zeros(500, dtype=torch.long))
+    assert explained_by_others(surface) == 0
