@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from qnerf_nerfstudio.deformation.motion import SkeletonMotion
 from qnerf_nerfstudio.deformation.skeleton import SkeletonDeformation
 from qnerf_nerfstudio.rigs.bones import Skeleton
 from qnerf_nerfstudio.rigs.light import BRIGHTEST, Surface, explained_by_others, fit_harmonics, read_light
 from qnerf_nerfstudio.rigs.matter import Anatomy, MatterGrid, read_anatomy, read_matter
-from qnerf_nerfstudio.toy.figure import Body, Pose, capsules
+from qnerf_nerfstudio.toy.figure import Body, Pose, capsules, joints
 from qnerf_nerfstudio.toy.render import LIGHT
 
 BODY = Body()
@@ -88,6 +89,17 @@ def test_what_stands_still_keeps_its_colours_to_the_bit(
     points = torch.rand(20_000, 3, generator=torch.Generator().manual_seed(0)) * 2 - torch.tensor([1.0, 1.0, 0.1])
     shades = still(points).shades
     assert shades is not None and torch.equal(shades, torch.ones(len(points)))
+
+
+def test_a_motion_keeps_the_light_that_it_reads(captured: Skeleton) -> None:
+    motion = SkeletonMotion(captured, figure_skeleton(BODY, TARGET))
+    lit, dark = (motion.read(figure_density(BODY, SOURCE), colour, None) for colour in (_lit, None))
+    assert float(lit["explained"]) > 0.7 and "explained" not in dark
+    wrist = motion.edited.joints[list(joints(BODY, TARGET)).index("r_wrist")]
+    points = wrist + 0.02 * torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    shaded, kept = (motion.deformation(tensors)(points) for tensors in (lit, dark))
+    assert torch.equal(shaded.points, kept.points) and kept.shades is None
+    assert shaded.shades is not None and (shaded.shades - 1).abs().max() > 0.05
 
 
 def test_paint_is_not_taken_for_light(matter: MatterGrid, anatomy: Anatomy) -> None:

@@ -64,10 +64,13 @@ class Bones:
     def __init__(self, read: bool, alone: bool) -> None:
         self._read, self._alone = read, alone
 
-    def read(self, density: object, allowed: object) -> dict[str, torch.Tensor]:
+    def read(self, density: object, colour: float | None, allowed: object) -> dict[str, torch.Tensor]:
+        """What the light explains stands for the colours."""
         if not self._read:
             raise UserError("the field shows no matter around the bones")
-        return {}
+        if colour is None:
+            return {}
+        return {"explained": torch.tensor(colour)} | ({"harmonics": torch.ones(9)} if colour > 0.5 else {})
 
     def alone(self, tensors: object) -> SimpleNamespace | None:
         return SimpleNamespace(to=lambda device: None) if self._alone else None
@@ -90,12 +93,41 @@ def test_a_field_shows_what_moves_where_that_is_found_and_solid(
     monkeypatch.setattr(run_module, "translucency", lambda model, views, alone: fog)
     run: Any = object.__new__(EditRun)
     run.plan = Plan(PlanConfig(num_views=2, num_steps=4, start=start))
-    run.model = SimpleNamespace(device="cpu", density=None)
+    _give(run, motion)
+    assert run.shows_what_moves() is expected
+
+
+def _give(run: Any, motion: Bones | None, colour: float = 0.6, relight: bool = True) -> None:
+    run.model = SimpleNamespace(device="cpu", density=None, colour=colour)
     influence, region = SimpleNamespace(voxels=None), SimpleNamespace(type="auto")
     run.prepared = SimpleNamespace(
-        motion=motion, views=None, projected=SimpleNamespace(influence=influence), edit=SimpleNamespace(region=region)
+        motion=motion,
+        views=None,
+        projected=SimpleNamespace(influence=influence),
+        edit=SimpleNamespace(region=region),
+        settings=SimpleNamespace(relight=relight),
     )
-    assert run.shows_what_moves() is expected
+
+
+@pytest.mark.parametrize(
+    ("explained", "relight", "told"),
+    [
+        (0.6, True, "Light explains 60% of how colours vary along bones; what turns is shaded by it."),
+        (-0.2, True, "Light explains 0% of how colours vary along bones; too little: what turns keeps its shading."),
+        (0.6, False, ""),
+    ],
+)
+def test_a_run_says_whether_it_shades_what_turns(
+    explained: float, relight: bool, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run_module, "translucency", lambda model, views, alone: 0.0)
+    run: Any = object.__new__(EditRun)
+    run.plan = Plan(PlanConfig(num_views=2, num_steps=4, start="carried"))
+    motion = Bones(True, True)
+    _give(run, motion, explained, relight)
+    tensors = run._taken_along(motion)
+    assert tensors["read"] and ("harmonics" in tensors) == (relight and explained > 0.5)
+    assert " ".join(capsys.readouterr().out.split()) == told
 
 
 class Shift:
