@@ -18,12 +18,17 @@ def figure_skeleton(body: Body, pose: Pose) -> Skeleton:
     return Skeleton(torch.stack(list(placed.values())), torch.tensor(bones))
 
 
-def signed_distance(body: Body, pose: Pose, points: Tensor) -> Tensor:
-    """Signed distance of points [N, 3] from the figure."""
+def offsets(body: Body, pose: Pose, points: Tensor) -> Tensor:
+    """Offsets of points [N, 3] from the nearest point on the axis of each of the figure's K capsules, [N, K, 3]."""
     parts = capsules(body, pose)
     axis, offset = parts.end - parts.start, points[:, None] - parts.start
     share = ((offset * axis).sum(-1) / axis.square().sum(-1).clamp_min(1e-12)).clamp(0, 1)
-    return ((offset - share[..., None] * axis).norm(dim=-1) - parts.radius).amin(-1)
+    return offset - share[..., None] * axis
+
+
+def signed_distance(body: Body, pose: Pose, points: Tensor) -> Tensor:
+    """Signed distance of points [N, 3] from the figure."""
+    return (offsets(body, pose, points).norm(dim=-1) - capsules(body, pose).radius).amin(-1)
 
 
 def figure_density(body: Body, pose: Pose, floor: float | None = 0.0) -> Callable[[Tensor], Tensor]:

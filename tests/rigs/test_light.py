@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.figures import figure_density, figure_skeleton, signed_distance
+from helpers.figures import figure_density, figure_skeleton, offsets, signed_distance
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -23,11 +23,8 @@ TARGET = Pose(r_arm_raise=110, l_arm_raise=60, r_elbow=40, l_leg_swing=30, l_kne
 
 def _nearest(pose: Pose, points: Tensor) -> tuple[Tensor, Tensor]:
     """The number of the figure's nearest capsule at points, and its normal there."""
-    parts = capsules(BODY, pose)
-    axis, offset = parts.end - parts.start, points[:, None] - parts.start
-    share = ((offset * axis).sum(-1) / axis.square().sum(-1).clamp_min(1e-12)).clamp(0, 1)
-    away = offset - share[..., None] * axis
-    number = (away.norm(dim=-1) - parts.radius).argmin(-1)
+    away = offsets(BODY, pose, points)
+    number = (away.norm(dim=-1) - capsules(BODY, pose).radius).argmin(-1)
     return number, F.normalize(away[torch.arange(len(points)), number], dim=-1)
 
 
