@@ -54,7 +54,7 @@ $(READY): pyproject.toml constraints.txt
 	{ echo "$(PYTHON) is no Python 3.11 to 3.13 with venv and pip: name one, as in make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable ".[dev]"  # Python compiles what it imports
 	touch $(READY)
 
 $(DOCS)/ready: pyproject.toml constraints.txt

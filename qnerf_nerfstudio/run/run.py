@@ -166,12 +166,12 @@ class EditRun:
         if motion is None:
             return True
         try:
-            return self._fog(motion, self._read(motion)) < FOGGY
+            return self._fog(motion, self._read(motion, lit=False)) < FOGGY
         except UserError:
             return False
 
-    def _read(self, motion: Motion) -> dict[str, Tensor]:
-        """What a motion takes along, read off the field as it is now.
+    def _read(self, motion: Motion, lit: bool) -> dict[str, Tensor]:
+        """What a motion takes along, and the light on it if that is asked for, read off the field as it is now.
 
         Raises:
             UserError: The field does not show it.
@@ -179,7 +179,7 @@ class EditRun:
         region = self.prepared.projected.influence.voxels
         stated = self.prepared.edit.region.type in ("box", "sphere")
         with torch.no_grad():
-            colour = self.model.colour if self.prepared.settings.relight else None
+            colour = self.model.colour if lit else None
             return motion.read(self.model.density, colour, region.contains if stated and region else None)
 
     def _fog(self, motion: Motion, tensors: dict[str, Tensor]) -> float:
@@ -192,7 +192,7 @@ class EditRun:
     def _taken_along(self, motion: Motion) -> dict[str, Tensor]:
         """What a motion takes along, and whether it could be read off the field ("read")."""
         try:
-            tensors = self._read(motion)
+            tensors = self._read(motion, lit=self.prepared.settings.relight)
         except UserError as error:
             if self.plan.config.editing == "carried":
                 raise

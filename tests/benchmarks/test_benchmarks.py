@@ -218,6 +218,7 @@ def test_costs_on_a_gpu_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(chosen) == 1 and chosen[0]["an edit of a view"] > 0
 
 
+@pytest.mark.release  # tracing takes half a minute
 def test_what_compiling_gives_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counter = CompileCounter()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))

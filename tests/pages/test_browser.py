@@ -1,4 +1,4 @@
-"""The pose page and the report in a real headless Chromium."""
+"""The pose page in a real headless Chromium."""
 
 import json
 import shutil
@@ -11,8 +11,6 @@ import pytest
 import viser.transforms as vtf
 from helpers.browser import choose, free_port, wait_for
 from helpers.captures import small_capture
-from helpers.commands import train
-from helpers.models import save_tiny_set
 from playwright.sync_api import Page
 
 from qnerf_nerfstudio.edit.reading import load_edit
@@ -212,26 +210,3 @@ def drag_joint(page: Page, served: PosePage, document: PoseDocument, joint: str)
             if np.linalg.norm(np.subtract(document.joints(0, "target")[joint], before[joint])) > 1e-3:
                 return document.joints(0, "target")
     raise AssertionError("no arrow of the gizmo could be dragged")
-
-
-def test_the_report_opens_without_network(page: Page, capture: Path, tmp_path: Path) -> None:
-    report = train(capture, tmp_path, save_tiny_set(tmp_path)) / "report.html"
-    errors: list[str] = []
-    requests: list[str] = []
-    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("request", lambda request: requests.append(request.url))
-    page.context.set_offline(True)
-    page.goto(report.as_uri())
-    assert page.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth > 0)")
-    assert page.locator(".sheet img").count() == 3 * 10
-    assert page.locator(".row img").count() >= 2
-    assert page.locator(".curves svg").count() == 1
-    before = page.locator("#after").get_attribute("src")
-    page.locator("#view").select_option(index=3)
-    assert page.locator("#after").get_attribute("src") != before
-    page.locator("#share").fill("20")
-    assert "20%" in page.locator("#after").evaluate("(image) => image.style.clipPath")
-    page.screenshot(path=tmp_path / "report.png", full_page=True)
-    assert errors == []
-    assert [url for url in requests if not url.startswith(("data:", "file:", "blob:"))] == []
