@@ -156,9 +156,9 @@ def explained_by_others(surface: Surface) -> float:
         if own.sum() < FEWEST or (~own).sum() < FEWEST:
             continue
         seen = surface.of(own)
-        bright = (_basis(seen.normals) @ fit_harmonics(surface.of(~own)))[:, None]
-        paint = (bright * seen.colours).sum(0) / bright.square().sum().clamp_min(1e-9)
-        left += float((seen.colours - paint * bright).square().sum())
+        bright = _basis(seen.normals) @ fit_harmonics(surface.of(~own))
+        paint = _paint(seen.bones, seen.colours, bright, torch.ones_like(bright))[bone]
+        left += float((seen.colours - paint * bright[:, None]).square().sum())
         variance += float((seen.colours - seen.colours.mean(0)).square().sum())
     return 1 - left / variance if variance > 0 else 0.0
 
