@@ -47,7 +47,6 @@ def edit_identically(data: Path, control: dict, out: Path, size: int) -> Path:
     (data / "edit.json").write_text(json.dumps(document))
     short = [
         *("--pipeline.editor.resolution", size),
-        *("--pipeline.editor.num-steps", "20"),
         # So short a training makes no surface that needs more.
         *("--pipeline.model.num-proposal-samples-per-ray", "32"),
         *("--pipeline.model.num-nerf-samples-per-ray", "16"),
