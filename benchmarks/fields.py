@@ -12,6 +12,7 @@ from torch import Tensor
 
 from qnerf_nerfstudio.capture.capture import Capture
 from qnerf_nerfstudio.common.files import write_json
+from qnerf_nerfstudio.common.images import to_bytes
 from qnerf_nerfstudio.controls.projection import project_edit
 from qnerf_nerfstudio.edit.reading import load_edit
 from qnerf_nerfstudio.field.datamanager import QNerfDataManager, Targets
@@ -64,7 +65,7 @@ class Judge:
             masks = self._restrict(capture, model) if settings.region else None
             order = sorted(capture.names)
             training = [order.index(name) for name in capture.names[: capture.num_train]]
-            images = photos_outside(capture, edited[training].movedim(1, -1).contiguous(), masks)
+            images = photos_outside(capture, to_bytes(edited[training]), masks)
             manager.set_targets(Targets(images=images, edit_masks=masks, drawn_masks=masks))
             model.begin_stage(0, "rgb", weights or model.initial_weights)
 

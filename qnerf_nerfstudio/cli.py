@@ -199,6 +199,6 @@ def main() -> None:
     command = tyro.cli(Command, description=__doc__)  # pyright: ignore[reportArgumentType, reportCallIssue]
     try:
         command.run(console)
-    except (UserError, FileExistsError, ValueError) as error:
+    except UserError as error:
         print_error("qnerf", error, console)
         sys.exit(2)

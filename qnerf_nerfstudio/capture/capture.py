@@ -50,6 +50,11 @@ class Capture:
         return [path.name for path in self.filenames]
 
     @property
+    def masks(self) -> list[Path]:
+        """Masks of all views that have one."""
+        return [*self.training.masks, *self.held_out.masks]
+
+    @property
     def num_train(self) -> int:
         """Number of training views."""
         return len(self.training)

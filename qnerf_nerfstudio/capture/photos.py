@@ -28,6 +28,11 @@ class EditedDataset(InputDataset):
         super().__init__(replace(dataparser_outputs, mask_filenames=None), scale_factor)
         self._mask_color, self.mask_color = self.mask_color, None
 
+    @property
+    def masks(self) -> list[Path]:
+        """Masks of the photos, where they have some."""
+        return list(self._masks or ())
+
     def get_numpy_image(self, image_idx: int) -> np.ndarray:
         """The edited view of a photo where there is one, else the photo; [H, W, 3], bytes."""
         photo = self._dataparser_outputs.image_filenames[image_idx]

@@ -128,12 +128,14 @@ def same_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
 
 def load_images(paths: list[Path]) -> list[Tensor]:
     """Images in [0, 1], each [H, W, 3]."""
-    images = []
-    for path in paths:
-        with Image.open(path) as image:
-            pixels = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
-            images.append(pixels.reshape(image.height, image.width, 3).float() / 255)
-    return images
+    return [load_bytes(path).float() / 255 for path in paths]
+
+
+def load_bytes(path: Path) -> UInt8[Tensor, "H W 3"]:
+    """An image in bytes."""
+    with Image.open(path) as image:
+        pixels = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
+        return pixels.reshape(image.height, image.width, 3)
 
 
 def write_png(path: Path, image: Float[Tensor, "3 H W"]) -> None:

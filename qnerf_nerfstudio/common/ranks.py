@@ -5,6 +5,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from nerfstudio.utils import comms
+from torch import Tensor
 
 Value = TypeVar("Value")
 
@@ -13,6 +14,22 @@ def barrier() -> None:
     """Go on when every process has come here."""
     if comms.get_world_size() > 1:
         comms.synchronize()
+
+
+def anywhere(flag: bool, device: torch.device) -> bool:
+    """Whether a flag is set in any process; all of them have to ask."""
+    if comms.get_world_size() == 1:
+        return flag
+    flags = torch.tensor(int(flag), device=device)
+    dist.all_reduce(flags, dist.ReduceOp.MAX)
+    return bool(flags)
+
+
+def total(values: Tensor) -> Tensor:
+    """The sum of the processes' tensors, in every process."""
+    if comms.get_world_size() > 1:
+        dist.all_reduce(values)
+    return values
 
 
 def broadcast(value: Value, device: torch.device) -> Value:

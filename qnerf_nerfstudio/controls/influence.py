@@ -41,7 +41,7 @@ class RegionOfInfluence:
         """
         if self.masks is None:
             return None
-        inside = F.interpolate(self.masks[:, None].float(), size, mode="nearest")
+        inside = F.interpolate(self.masks[:, None].float(), size, mode="nearest-exact")
         reach = round(feather * min(size) / 2)
         if reach == 0:
             return inside

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from qnerf_nerfstudio.capture.cameras import Views
 from qnerf_nerfstudio.controls.draw import PlacedSkeleton, placed_mesh, placed_skeletons
 from qnerf_nerfstudio.controls.lifting import LiftedSkeleton
 from qnerf_nerfstudio.deformation.deformation import Deformation
@@ -32,13 +33,14 @@ class Motion(Protocol):
         """Points of the captured scene that lie inside of matter; None where nothing is known."""
         ...
 
-    def read(self, density: Density, colour: Colour | None, allowed: Allowed | None) -> dict[str, Tensor]:
+    def read(self, density: Density, colour: Colour | None, allowed: Allowed | None, views: Views) -> dict[str, Tensor]:
         """What the motion takes along, as named tensors.
 
         Args:
             density: The field of the photos.
             colour: Its colours, which the light is read off; None: matter that turns keeps its shading.
             allowed: Whether matter at points may move; None: all may.
+            views: The cameras of the photos.
 
         Raises:
             UserError: There is no matter where the motion begins.
@@ -68,23 +70,28 @@ class SkeletonMotion:
         share = torch.linspace(*MIDDLE, POINTS)[:, None, None]
         return torch.lerp(self.captured.start, self.captured.end, share).flatten(0, 1)
 
-    def read(self, density: Density, colour: Colour | None, allowed: Allowed | None) -> dict[str, Tensor]:
+    def read(self, density: Density, colour: Colour | None, allowed: Allowed | None, views: Views) -> dict[str, Tensor]:
         """What belongs to the bones, and the light on it."""
         matter = read_matter(density, self.captured)
         anatomy = read_anatomy(matter, self.captured, allowed)
         grid = anatomy.owners
         tensors = {"radii": anatomy.radii, "reach": anatomy.reach, "box": grid.box, "owners": grid.owners}
+        tensors["matter"] = anatomy.matter.owners
         if colour is None:
             return tensors
-        light, explained = read_light(matter, grid, colour)
+        light, explained = read_light(matter, grid, colour, views)
         if light is not None:
             tensors |= {"harmonics": light.harmonics, "normals": light.normals.half()}
+            tensors["exponent"] = torch.tensor(light.exponent)
         return {**tensors, "explained": torch.tensor(explained)}
 
     def deformation(self, tensors: dict[str, Tensor]) -> Deformation:
         """The deformation of what was read."""
-        anatomy = Anatomy(tensors["radii"], tensors["reach"], OwnerGrid(tensors["box"], tensors["owners"]))
-        light = Light(tensors["harmonics"], tensors["normals"].float()) if "harmonics" in tensors else None
+        owners, matter = (OwnerGrid(tensors["box"], tensors[name]) for name in ("owners", "matter"))
+        anatomy = Anatomy(tensors["radii"], tensors["reach"], owners, matter)
+        light = None
+        if "harmonics" in tensors:
+            light = Light(tensors["harmonics"], tensors["normals"].float(), float(tensors["exponent"]))
         return SkeletonDeformation.of(self.edited, self.captured, anatomy, light)
 
     def alone(self, tensors: dict[str, Tensor]) -> Deformation:
@@ -102,7 +109,7 @@ class SolidsMotion:
     def inside(self) -> None:
         """Nothing is known: what solids enclose may be empty in part."""
 
-    def read(self, density: Density, colour: Colour | None, allowed: Allowed | None) -> dict[str, Tensor]:
+    def read(self, density: Density, colour: Colour | None, allowed: Allowed | None, views: Views) -> dict[str, Tensor]:
         """Nothing: what lies in a solid moves with it, whatever it is."""
         return {}
 

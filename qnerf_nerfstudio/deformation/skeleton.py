@@ -18,7 +18,10 @@ CANDIDATES = 3
 
 @dataclass(frozen=True)
 class SkeletonDeformation:
-    """Bones move rigidly, each with the matter that it owns."""
+    """Bones move rigidly, each with the matter that it owns.
+
+    The nearest bone that brings matter to a point leads there, and only bones that share a joint with it blend in.
+    """
 
     edited: Skeleton
     """The skeleton in the edited scene."""
@@ -92,6 +95,12 @@ class SkeletonDeformation:
         apart = (sources - self.captured.joints[joint.clamp_min(0)]).norm(dim=-1)
         own |= (joint >= 0) & (apart < JOINT * self.anatomy.radii[bone])
         own &= distance <= self.anatomy.reach[bone]
+        brings = own & (self.anatomy.matter(sources) >= 0)
+        # Empty space that goes with a bone replaces no matter: neither what another bone brings, nor what stays.
+        own &= (brings.any(-1) | (self.anatomy.owners(points) >= 0) | (self.anatomy.matter(points) < 0))[:, None]
+        first = torch.where(torch.where(brings.any(-1, keepdim=True), brings, own), distance, torch.inf).argmin(-1)
+        leading = bone.gather(-1, first[:, None])
+        own &= (bone == leading) | (self.shared[bone, leading] >= 0)
         closeness = torch.where(own, -distance / (BLEND * self.anatomy.radii.median()), -torch.inf)
         weights = torch.softmax(closeness, dim=-1).nan_to_num()
         # As a sum of offsets, so that what does not move stays where it is to the bit.

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from qnerf_nerfstudio.common.errors import UserError
+
 
 @dataclass
 class EditorConfig:
@@ -62,6 +64,11 @@ class EditorConfig:
     """Views are drawn to renders during this share of the timesteps."""
 
     @property
+    def stated_models(self) -> list[str]:
+        """Hub ids, folders and files of all models."""
+        return [each for each in (self.model, *self.controlnet, self.config, self.vae, self.lora) if each is not None]
+
+    @property
     def branches(self) -> int:
         """Branches of a denoising step at most: source, unconditional and conditional."""
         return 1 + (self.guidance_scale > 1) + (self.injection_start < 1)
@@ -75,7 +82,7 @@ class EditorConfig:
         """Check ranges.
 
         Raises:
-            ValueError: A field is out of its range; the message names it.
+            UserError: A field is out of its range; the message names it.
         """
         checks = {
             "resolution": (self.resolution >= 64, "at least 64"),
@@ -91,4 +98,4 @@ class EditorConfig:
         }
         for name, (good, expected) in checks.items():
             if not good:
-                raise ValueError(f"editor.{name} is {getattr(self, name)}; expected {expected}")
+                raise UserError(f"editor.{name} is {getattr(self, name)}; expected {expected}")

@@ -78,7 +78,7 @@ def load_edit(path: Path, outside_paths: bool = False, tell: bool = True) -> Edi
     for line in _renamings(document) if tell else ():
         CONSOLE.print(f"{path}: {line}.", soft_wrap=True, markup=False)
     if not outside_paths:
-        for field, stated in _files(edit):
+        for field, stated in named_files(edit):
             refuse_outside(path, field, stated)
     return edit
 
@@ -196,7 +196,7 @@ def _tidy(document: Any, location: tuple[str | int, ...]) -> tuple[list[str], li
     return keys, list(model.model_fields)
 
 
-def _files(edit: Edit) -> Iterator[tuple[str, str]]:
+def named_files(edit: Edit) -> Iterator[tuple[str, str]]:
     """Every file or folder that an edit names, after the field that names it."""
     control = edit.control
     if edit.masks is not None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Shaped, UInt8
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
@@ -25,8 +25,8 @@ from qnerf_nerfstudio.field.pixels import RegionPixelSampler, RegionPixelSampler
 class Targets:
     """What the field trains on in a stage; by default the photos."""
 
-    images: Float[Tensor, "N H W 3"] | None = None
-    """Colours of the training views instead of the photos."""
+    images: UInt8[Tensor, "N H W 3"] | None = None
+    """Colours of the training views instead of the photos, in bytes."""
     edit_masks: Bool[Tensor, "N h w"] | None = None
     """Where training views see the region of influence; elsewhere `images` are the photos."""
     drawn_masks: Bool[Tensor, "N h w"] | None = None
@@ -109,7 +109,7 @@ class QNerfDataManager(VanillaDataManager[EditedDataset]):
         indices, targets = batch["indices"], self.targets
         if targets.images is not None:
             view, row, column = indices.cpu().unbind(-1)
-            batch["image"] = targets.images[view, row, column]
+            batch["image"] = targets.images[view, row, column].float() / 255
         ray_bundle = self.train_ray_generator(indices)
         if targets.codes is not None:
             batch["queries"] = self._lookup(targets.codes, indices, interpolate=True)
@@ -129,7 +129,7 @@ class QNerfDataManager(VanillaDataManager[EditedDataset]):
         y = (row + 0.5) * height / int(camera.height) - 0.5
         x = (column + 0.5) * width / int(camera.width) - 0.5
         if not interpolate:
-            # The cell that a pixel lies in, as F.interpolate's "nearest" finds it.
+            # The cell that a pixel lies in, as F.interpolate's "nearest-exact" finds it.
             return maps[
                 view, (y + 0.5).floor().long().clamp(0, height - 1), (x + 0.5).floor().long().clamp(0, width - 1)
             ]

@@ -10,11 +10,17 @@ Objective = Literal["rgb", "queries"]
 """What shapes the density: colours, or query maps."""
 TOLERANCE = 3.0
 """A view whose error lies this many robust standard deviations above the median counts half."""
+FEWEST_VIEWS = 3
+"""Known views from which on most of them can contradict one."""
 
 
 def view_weights(errors: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
     """Weights in [0, 1] of views with these mean errors (NaN: not known yet, 1): those of Geman and McClure's estimator
-    for what exceeds the median, in robust standard deviations (1.4826 times the median absolute deviation)."""
+    for what exceeds the median, in robust standard deviations (1.4826 times the median absolute deviation).
+
+    Fewer views than FEWEST_VIEWS contradict none of them."""
+    if errors.isfinite().sum() < FEWEST_VIEWS:
+        return torch.ones_like(errors)
     median = errors.nanmedian()
     deviation = 1.4826 * (errors - median).abs().nanmedian()
     excess = (errors - median).clamp_min(0) / (TOLERANCE * deviation).clamp_min(1e-12)

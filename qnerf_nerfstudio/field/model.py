@@ -1,5 +1,6 @@
 """QNerfModel: nerfacto with rendered query codes, a query loss, and a region that an edit may change."""
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from nerfstudio.models.nerfacto import NerfactoModel, NerfactoModelConfig
 from nerfstudio.utils.external import TCNN_EXISTS
 from torch import Tensor
 
+from qnerf_nerfstudio.common import ranks
 from qnerf_nerfstudio.common.console import CONSOLE
 from qnerf_nerfstudio.common.version import __version__
 from qnerf_nerfstudio.controls.region import VoxelRegion
@@ -129,6 +131,8 @@ class QNerfModel(NerfactoModel):
         """Points known to lie inside of matter, in scene coordinates, which a stage begins with."""
         self.look: Look | None = None
         """What `get_outputs_for_camera` shows; None: the field as it is."""
+        self.weights_lock = threading.RLock()
+        """Held while a look's weights take the place of the field's, and by what needs these outside of training."""
         self.shows_query_features = False
         """Whether outputs hold "query_features", what the query heads look at."""
         self.register_buffer("view_errors", torch.full((self.num_train_data,), float("nan")))
@@ -167,6 +171,8 @@ class QNerfModel(NerfactoModel):
 
     def density(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
         """Density at points in scene coordinates, per unit of length, on the CPU."""
+        if len(points) == 0:  # which nerfstudio's encodings refuse
+            return torch.zeros(0)
         return self.field.density_fn(points.to(self.device))[..., 0].float().cpu()
 
     def colour(self, points: Float[Tensor, "N 3"], directions: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
@@ -200,17 +206,19 @@ class QNerfModel(NerfactoModel):
 
     def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Tensor]:
         """Nerfstudio's outputs of a camera, of what `look` says. Training must not run meanwhile."""
-        if self.look is None:
+        look = self.look
+        if look is None:
             return super().get_outputs_for_camera(camera, obb_box)
-        own = {name: parameter.data for name, parameter in self.named_parameters()}
-        try:
-            for name, parameter in self.named_parameters():
-                parameter.data = self.look.weights.get(name, parameter.data)
-            with self.seen_through(self.look.deformation):
-                return super().get_outputs_for_camera(camera, obb_box)
-        finally:
-            for name, parameter in self.named_parameters():
-                parameter.data = own[name]
+        with self.weights_lock:
+            own = {name: parameter.data for name, parameter in self.named_parameters()}
+            try:
+                for name, parameter in self.named_parameters():
+                    parameter.data = look.weights.get(name, parameter.data)
+                with self.seen_through(look.deformation):
+                    return super().get_outputs_for_camera(camera, obb_box)
+            finally:
+                for name, parameter in self.named_parameters():
+                    parameter.data = own[name]
 
     def begin_stage(self, step: int, objective: Objective, weights: Mapping[str, Tensor]) -> None:
         """Start a stage of training at training step `step`.
@@ -346,7 +354,12 @@ class QNerfModel(NerfactoModel):
         """
         losses = super().get_loss_dict(outputs, batch, metrics_dict)
         if self.training and self.config.robust and self.region is not None and "sees_edit" in batch:
-            squared = (outputs["rgb"] - batch["image"].to(self.device)).square().mean(-1)
+            rendered, image = self.renderer_rgb.blend_background_for_loss_computation(
+                pred_image=outputs["rgb"],
+                pred_accumulation=outputs["accumulation"],
+                gt_image=batch["image"].to(self.device),
+            )
+            squared = (rendered - image).square().mean(-1)
             view_indices, sees_edit = batch["indices"][:, 0].to(self.device), batch["sees_edit"].to(self.device)
             self._note_errors(squared.detach()[sees_edit], view_indices[sees_edit])
             weights = torch.where(sees_edit, view_weights(self.view_errors)[view_indices], 1.0)
@@ -365,8 +378,11 @@ class QNerfModel(NerfactoModel):
 
     def _note_errors(self, errors: Float[Tensor, "R"], view_indices: Int[Tensor, "R"]) -> None:
         """Go on with the running mean error of each view."""
-        counts = torch.zeros_like(self.view_errors).index_add_(0, view_indices, torch.ones_like(errors))
-        means = torch.zeros_like(self.view_errors).index_add_(0, view_indices, errors) / counts
+        # Of all processes: a buffer that differed would be that of the first one in their next step.
+        rows = torch.stack([torch.ones_like(errors), errors])
+        sums = rows.new_zeros(2, len(self.view_errors)).index_add_(1, view_indices, rows)
+        counts, means = ranks.total(sums)
+        means = means / counts
         known = torch.where(self.view_errors.isnan(), means, MEMORY * self.view_errors + (1 - MEMORY) * means)
         self.view_errors.copy_(torch.where(counts > 0, known, self.view_errors))
 

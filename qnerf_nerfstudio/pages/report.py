@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float
 from jinja2 import Environment, PackageLoader
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor
 
 from qnerf_nerfstudio.common.errors import UserError
@@ -23,6 +22,7 @@ from qnerf_nerfstudio.common.wording import format_duration
 from qnerf_nerfstudio.run.artifacts import EditArtifacts
 from qnerf_nerfstudio.run.explained import explained_by_fit, mean_row, shares
 from qnerf_nerfstudio.run.manifest import read_manifest
+from qnerf_nerfstudio.run.tensor_file import TensorFile
 
 SHOWN_VIEWS = 24
 """At most so many views are shown, evenly spread."""
@@ -81,7 +81,6 @@ def write_report(run: Path, out: Path | None = None) -> Path:
     videos = [_video(path) for path in sorted([*run.glob("*.mp4"), *run.glob("renders/*.mp4")])]
     page = environment.get_template("report.html").render(
         manifest=manifest,
-        finished=artifacts.dataset.exists(),
         views=_views(artifacts, [Path(photo) for photo in manifest.paths]),
         queries=_queries(artifacts),
         explained=_explained(artifacts, manifest.num_train),
@@ -159,7 +158,7 @@ def query_errors(artifacts: EditArtifacts) -> dict[int, list[float]]:
     errors: dict[int, list[float]] = {}
     for interval, _, rendered in artifacts.query_files():
         if rendered:
-            errors[interval] = torch.cat([load_file(path)["errors"] for path in rendered]).tolist()
+            errors[interval] = torch.cat([TensorFile(path).load()["errors"] for path in rendered]).tolist()
     return errors
 
 
@@ -167,7 +166,11 @@ def _joined(files: list[Path]) -> Float[Tensor, "V H W C"] | None:
     """Codes of all views at the finest layers' resolution, those layers side by side."""
     parts = []
     for path in files:
-        maps = {name: value.float() for name, value in load_file(path).items() if value.ndim == 4 and name != "clean"}
+        maps = {
+            name: value.float()
+            for name, value in TensorFile(path).load().items()
+            if value.ndim == 4 and name != "clean"
+        }
         finest = max(value.shape[1] for value in maps.values())
         layers = [value for name, value in sorted(maps.items()) if value.shape[1] == finest]
         parts.append(torch.cat(layers, dim=-1))

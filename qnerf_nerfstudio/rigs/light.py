@@ -10,6 +10,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
+from qnerf_nerfstudio.capture.cameras import Views
 from qnerf_nerfstudio.rigs.matter import FEWEST, MatterGrid, OwnerGrid
 
 Colour = Callable[[Float[Tensor, "N 3"], Float[Tensor, "N 3"]], Float[Tensor, "N 3"]]
@@ -27,6 +28,9 @@ BRIGHTEST = 2.5
 """Matter that turns gets at most this many times brighter or darker."""
 ROUNDS = 10
 """Rounds of the fit."""
+EXPONENTS = (1.0, 2.2)
+"""Light adds up in stored colours to this power: in these colours themselves, as procedural captures store what they
+shade, or as displays show them, which is what cameras encode for (2.2 is sRGB's curve to within a few levels)."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +77,8 @@ class Light:
     """Brightness of a surface by its normal, in spherical harmonics up to order 2; the first is 1."""
     normals: Float[Tensor, "X Y Z 3"]
     """Unit normals, outward, of the surface nearest to each cell of the owner grid."""
-
-    def brightness(self, normals: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:
-        """Brightness of surfaces with these unit normals, 1 on the mean over all."""
-        return (_basis(normals) @ self.harmonics).clamp_min(DARKEST)
+    exponent: float = 1.0
+    """Brightness multiplies stored colours to this power."""
 
     def shades(self, owners: OwnerGrid, motions: Float[Tensor, "K 3 4"]) -> ShadeGrid:
         """What colours change by where bones turn.
@@ -91,17 +93,24 @@ class Light:
         before = self.normals[owned]
         after = (turns[owners.owners[owned].long()] @ before[..., None])[..., 0]
         shades = torch.ones(owned.shape)
-        shades[owned] = (self.brightness(after) / self.brightness(before)).clamp(1 / BRIGHTEST, BRIGHTEST)
+        change = (brightness(self.harmonics, after) / brightness(self.harmonics, before)) ** (1 / self.exponent)
+        shades[owned] = change.clamp(1 / BRIGHTEST, BRIGHTEST)
         return ShadeGrid(owners.box, shades)
 
 
-def read_light(matter: MatterGrid, owners: OwnerGrid, colour: Colour) -> tuple[Light | None, float]:
+def brightness(harmonics: Float[Tensor, "9"], normals: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:
+    """Brightness of surfaces with these unit normals, 1 on the mean over all."""
+    return (_basis(normals) @ harmonics.to(normals)).clamp_min(DARKEST)
+
+
+def read_light(matter: MatterGrid, owners: OwnerGrid, colour: Colour, views: Views) -> tuple[Light | None, float]:
     """Find the light by which the subject's surface has its colours.
 
     Args:
         matter: Where the field of the photos shows matter.
         owners: Which bone owns what of it, on the same grid.
         colour: The colours of that field.
+        views: The cameras of the photos: what none of them sees has no colour.
 
     Returns:
         The light, and the share of how colours vary along bones that it explains, at most 1, where it was found on the
@@ -112,26 +121,31 @@ def read_light(matter: MatterGrid, owners: OwnerGrid, colour: Colour) -> tuple[L
     normals = F.normalize(-torch.from_numpy(slopes), dim=-1)
     owned = owners.owners.numpy() >= 0
     blocked = np.asarray(ndimage.binary_dilation(solid & ~owned, iterations=APART), dtype=bool)
-    shown = matter.outermost.numpy() & owned & ~blocked
-    if not shown.any():
+    shown = matter.outermost & torch.from_numpy(owned & ~blocked)
+    places, outward, bones = matter.centres[shown.flatten()], normals[shown], owners.owners[shown].long()
+    seen = matter.seen(places, outward, views)
+    if not seen.any():
         return None, 0.0
-    nearest = ndimage.distance_transform_edt(~shown, return_distances=False, return_indices=True)
-    places, outward = matter.centres[torch.from_numpy(shown).flatten()], normals[torch.from_numpy(shown)]
-    surface = Surface(colour(places, -outward), outward, owners.owners[torch.from_numpy(shown)].long())
-    explained = explained_by_others(surface)
+    surface = Surface(colour(places[seen], -outward[seen]).clamp(0, 1), outward[seen], bones[seen])
+    explained, exponent = max((explained_by_others(surface, each), each) for each in EXPONENTS)
     if explained < LEAST:
         return None, explained
-    return Light(fit_harmonics(surface), normals[tuple(torch.from_numpy(nearest))]), explained
+    nearest = ndimage.distance_transform_edt(~shown.numpy(), return_distances=False, return_indices=True)
+    return Light(fit_harmonics(surface, exponent), normals[tuple(torch.from_numpy(nearest))], exponent), explained
 
 
-def fit_harmonics(surface: Surface) -> Float[Tensor, "9"]:
+def fit_harmonics(surface: Surface, exponent: float = 1.0) -> Float[Tensor, "9"]:
     """The light that explains a surface's colours best.
 
     A colour is that of its bone times the brightness of its normal, which spherical harmonics up to order 2 hold for
     matte surfaces (Ramamoorthi and Hanrahan, 2001). Both are fitted in turns by least squares; places that stand out,
     such as seams of clothes, weigh less.
+
+    Args:
+        surface: The surface.
+        exponent: Light adds up in colours to this power.
     """
-    basis, colours = _basis(surface.normals).double(), surface.colours.double()
+    basis, colours = _basis(surface.normals).double(), surface.colours.double() ** exponent
     harmonics = F.one_hot(torch.tensor(0), basis.shape[-1]).double()
     weights = torch.ones(len(colours), dtype=torch.float64)
     ridge = 1e-3 * len(colours) * torch.eye(basis.shape[-1], dtype=torch.float64)
@@ -147,18 +161,18 @@ def fit_harmonics(surface: Surface) -> Float[Tensor, "9"]:
     return harmonics.float()
 
 
-def explained_by_others(surface: Surface) -> float:
-    """Share of how colours vary along each bone that the light explains which was found on all other bones, at most 1;
-    0 where there is one bone only."""
+def explained_by_others(surface: Surface, exponent: float = 1.0) -> float:
+    """Share of how stored colours vary along each bone that the light explains which was found on all other bones, at
+    most 1; 0 where there is one bone only."""
     left, variance = 0.0, 0.0
     for bone in surface.bones.unique():
         own = surface.bones == bone
         if own.sum() < FEWEST or (~own).sum() < FEWEST:
             continue
         seen = surface.of(own)
-        bright = _basis(seen.normals) @ fit_harmonics(surface.of(~own))
-        paint = _paint(seen.bones, seen.colours, bright, torch.ones_like(bright))[bone]
-        left += float((seen.colours - paint * bright[:, None]).square().sum())
+        bright = brightness(fit_harmonics(surface.of(~own), exponent), seen.normals)
+        paint = _paint(seen.bones, seen.colours**exponent, bright, torch.ones_like(bright))[bone]
+        left += float((seen.colours - (paint * bright[:, None]) ** (1 / exponent)).square().sum())
         variance += float((seen.colours - seen.colours.mean(0)).square().sum())
     return 1 - left / variance if variance > 0 else 0.0
 

@@ -1,7 +1,7 @@
 """What of the captured scene belongs to which bone, read off the field of the photos."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 from torch import Tensor
 
+from qnerf_nerfstudio.capture.cameras import Views
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.rigs.bones import Skeleton
 
@@ -39,6 +40,8 @@ FOOTING = 0.2
 FLAT = 2.0
 """Cells above the ground up to which only matter itself goes with a bone, and no space around it, and below the ground
 down to which soles go with theirs."""
+CLEARANCE, FACING = 2.0, 0.2
+"""Cells before a surface from which on other matter hides it, and the cosine of the angle from which on it is seen."""
 FEWEST = 20
 """Cells of surface that tell a radius."""
 
@@ -64,6 +67,28 @@ class MatterGrid:
     def outermost(self) -> Bool[Tensor, "X Y Z"]:
         """Cells with matter beside empty ones."""
         return self.solid & ~torch.from_numpy(ndimage.binary_erosion(self.solid.numpy(), border_value=1))
+
+    def seen(self, points: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"], views: Views) -> Bool[Tensor, "N"]:
+        """Whether any view sees points of the surface with these outward unit normals: they lie in its image, face it,
+        and no other matter of the grid is before them."""
+        cells = OwnerGrid(self.box, self.solid.short() - 1)
+        diagonal = float((self.box[1] - self.box[0]).norm())
+        steps = torch.arange(CLEARANCE, diagonal / self.side) * self.side
+        seen = torch.zeros(len(points), dtype=torch.bool)
+        for number in range(len(views)):
+            left = (~seen).nonzero()[:, 0]
+            pixels, valid = (each[0] for each in views[number : number + 1].project(points[left]))
+            within = valid & (pixels >= 0).all(-1) & (pixels < torch.tensor(views.size[::-1])).all(-1)
+            towards = views.c2w[number, :, 3].to(points) - points[left]
+            away = towards.norm(dim=-1)
+            towards = towards / away[:, None].clamp_min(1e-9)
+            within &= (towards * normals[left]).sum(-1) > FACING
+            left, towards, away = left[within], towards[within], away[within]
+            for part in torch.arange(len(left)).split(1 << 12):
+                path = points[left[part], None] + steps[:, None] * towards[part, None]
+                hidden = (cells(path) >= 0) & (steps < away[part, None])
+                seen[left[part]] = ~hidden.any(-1)
+        return seen
 
 
 @dataclass(frozen=True)
@@ -97,11 +122,13 @@ class Anatomy:
     reach: Float[Tensor, "K"]
     """How far what a bone owns reaches beyond its capsule."""
     owners: OwnerGrid
-    """Which bone owns what."""
+    """Which bone owns what, matter and the empty space around it."""
+    matter: OwnerGrid
+    """Cells that hold matter are 0, empty ones -1."""
 
     def to(self, device: str) -> "Anatomy":
         """The same on another device."""
-        return Anatomy(self.radii.to(device), self.reach.to(device), self.owners.to(device))
+        return Anatomy(*(getattr(self, item.name).to(device) for item in fields(self)))
 
 
 def read_matter(density: Density, skeleton: Skeleton) -> MatterGrid:
@@ -160,7 +187,9 @@ def read_anatomy(matter: MatterGrid, skeleton: Skeleton, allowed: Allowed | None
     # What is soft of the ground stays with the ground.
     owned = torch.from_numpy(subject).flatten() | torch.from_numpy(shell).flatten() & (height > FLAT * side)
     reach = side + torch.zeros(len(radii)).scatter_reduce_(0, owner[owned], distance[owned], "amax")
-    return Anatomy(radii, reach, OwnerGrid(matter.box, torch.where(owned, owner, -1).short().reshape(shape)))
+    filled = torch.from_numpy(subject | matter.solid.numpy())
+    owners = torch.where(owned, owner, -1).short().reshape(shape)
+    return Anatomy(radii, reach, OwnerGrid(matter.box, owners), OwnerGrid(matter.box, filled.short() - 1))
 
 
 def cell_grid(skeleton: Skeleton, margin: float = MARGIN) -> tuple[Float[Tensor, "2 3"], tuple[int, int, int], float]:

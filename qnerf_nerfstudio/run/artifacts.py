@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.common.files import write_json
-from qnerf_nerfstudio.common.images import load_images, write_png
+from qnerf_nerfstudio.common.images import load_bytes, write_png
 from qnerf_nerfstudio.run.background import BackgroundFile, BackgroundWriter
 from qnerf_nerfstudio.run.tensor_file import TensorFile
 
@@ -81,9 +82,9 @@ class EditArtifacts:
         """The picture in a folder of edited views or control images that belongs to a photo."""
         return folder / f"{photo.stem}.png"
 
-    def load_views(self, folder: Path, photos: list[Path]) -> Float[Tensor, "V H W 3"]:
-        """Edited views or previews of photos, in [0, 1]."""
-        return torch.stack(load_images([self.view(folder, photo) for photo in photos]))
+    def load_views(self, folder: Path, photos: list[Path]) -> UInt8[Tensor, "V H W 3"]:
+        """Edited views or previews of photos, in bytes."""
+        return torch.stack([load_bytes(self.view(folder, photo)) for photo in photos])
 
     def controls(self, kind: str) -> Path:
         """Folder of the control images; kind is "source" or "target"."""
@@ -159,4 +160,12 @@ class EditArtifacts:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    """A document beside the run, empty where there is none.
+
+    Raises:
+        UserError: It is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); remove it: an edit goes on without what it notes") from error

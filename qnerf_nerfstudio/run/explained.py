@@ -6,11 +6,11 @@ from statistics import fmean
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file
 from torch import Tensor
 
 from qnerf_nerfstudio.diffusion.queries import QueryCodec
 from qnerf_nerfstudio.run.artifacts import EditArtifacts
+from qnerf_nerfstudio.run.tensor_file import TensorFile
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,13 @@ def explained_by_fit(artifacts: EditArtifacts, num_train: int) -> Iterator[tuple
         num_train: Number of training views; they come first.
     """
     for interval, extracted, rendered in artifacts.query_files():
-        if extracted and len(rendered) == len(extracted):
+        # One training view is its own mean over all of them: nothing varies that could be explained.
+        if num_train > 1 and extracted and len(rendered) == len(extracted):
             tensors = artifacts.codec(interval).load()
             if not any(name.endswith("/screen") for name in tensors):
                 continue  # a run of 0.1: one mean for all places
             codec = QueryCodec.from_tensors(tensors)
-            own, found = ([load_file(path) for path in files] for files in (extracted, rendered))
+            own, found = ([TensorFile(path).load() for path in files] for files in (extracted, rendered))
             yield interval, explained(codec, _joined(codec, own), _joined(codec, found), num_train)
 
 
@@ -59,7 +60,7 @@ def explained(
         codec: The code.
         own: Codes of all views, training views first.
         rendered: What the field renders for them.
-        num_train: Number of training views.
+        num_train: Number of training views, at least 2.
     """
     rows = []
     for name, layer in codec.layers.items():
@@ -68,7 +69,7 @@ def explained(
         # Deviations from the screen mean make up this share of the variance.
         scale = (1 - layer.screen) / energy[:num_train].mean()
         # The screen mean holds every training view itself: without it, deviations are longer by V / (V - 1).
-        without = (num_train / max(1, num_train - 1)) ** 2
+        without = (num_train / (num_train - 1)) ** 2
         parts = (without * energy[:num_train], energy[num_train:], missed[:num_train], missed[num_train:])
         shares = [1 - scale * part for part in parts]
         means = [float(share.mean()) if len(share) else None for share in shares]

@@ -1,13 +1,13 @@
-"""What a run depends on, so that it only goes on with the settings and photos that it was begun with."""
+"""The settings that a run depends on, so that it only goes on with those that it was begun with."""
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
-from pathlib import Path
 from typing import Any
 
 from nerfstudio.engine.trainer import TrainerConfig
 
+COMPARED = ("pipeline", "optimizers", "mixed_precision", "use_grad_scaler", "gradient_accumulation_steps")
+"""Parts of the settings that a run's result depends on."""
 NOT_COMPARED = (
     "pipeline.edit",
     "pipeline.model.prompt",
@@ -28,7 +28,7 @@ def run_options(config: TrainerConfig, processes: int) -> dict[str, str]:
         config: Settings of the run.
         processes: Number of processes that share it.
     """
-    parts = {"pipeline": config.pipeline, "optimizers": config.optimizers, "mixed_precision": config.mixed_precision}
+    parts = {name: getattr(config, name) for name in COMPARED}
     found = {
         name: value for key, part in parts.items() for name, value in flatten(key, part) if name not in NOT_COMPARED
     }
@@ -44,20 +44,14 @@ def flatten(name: str, value: Any) -> Iterator[tuple[str, str]]:
     elif isinstance(value, dict):
         for key, each in value.items():
             yield from flatten(f"{name}.{key}", each)
-    elif not isinstance(value, type) and not callable(value):
+    elif isinstance(value, list | tuple) and any(isinstance(each, dict) for each in value):
+        # Not as they are written: the same keys in another order are the same settings.
+        for number, each in enumerate(value):
+            yield from flatten(f"{name}.{number}", each)
+    elif isinstance(value, type) or callable(value):
+        yield name, f"{value.__module__}.{value.__qualname__}"
+    else:
         yield name, repr(value)
-
-
-def contents(paths: list[Path]) -> dict[str, str]:
-    """Hashes of files' contents by their names."""
-    hashes = {}
-    for path in paths:
-        with path.open("rb") as file:
-            digest = hashlib.blake2b(digest_size=16)
-            while block := file.read(1 << 20):
-                digest.update(block)
-        hashes[path.name] = digest.hexdigest()
-    return hashes
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str], limit: int = 4) -> str:

@@ -37,6 +37,8 @@ class Manifest(BaseModel):
     """Settings that the result depends on, by the name of their option."""
     photos: dict[str, str]
     """Hashes of the photos' contents by their names."""
+    files: dict[str, str]
+    """Hashes of the other files that the run reads: cameras, masks, meshes, control images, local models."""
     edit: Edit
     """The edit."""
     paths: list[str]
@@ -91,6 +93,7 @@ def refuse_other(folder: Path, begun: Manifest, run: Manifest) -> None:
         "settings": (begun.settings, run.settings),
         "edit.json": (before, now),
         "photos": (begun.photos, run.photos),
+        "files": (begun.files, run.files),
     }
     for name, (before, now) in compared.items():
         if different := differences(before, now):

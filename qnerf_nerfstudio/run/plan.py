@@ -197,6 +197,11 @@ class Plan:
         return self.starts[-1]
 
     @property
+    def totals(self) -> list[int]:
+        """The number of training steps as the plan was, before its first revision and after each of them."""
+        return [Plan(self.config, self.revisions[:count]).total for count in range(len(self.revisions) + 1)]
+
+    @property
     def hash(self) -> str:
         """A short name of this plan before any revision; two runs with the same hash start with the same slices."""
         return hashlib.sha256(json.dumps(asdict(self.config), sort_keys=True).encode()).hexdigest()[:12]

@@ -23,7 +23,7 @@ from qnerf_nerfstudio.diffusion.config import EditorConfig
 from qnerf_nerfstudio.diffusion.memory import MOST_ON_CPU, check_memory, checkpoint_if_needed, fitting_chunk
 from qnerf_nerfstudio.edit.schema import Edit, control_kinds
 from qnerf_nerfstudio.run.artifacts import EditArtifacts
-from qnerf_nerfstudio.run.fingerprint import contents
+from qnerf_nerfstudio.run.inputs import contents, inputs
 from qnerf_nerfstudio.run.manifest import Attempt, Manifest, read_manifest, refuse_other
 from qnerf_nerfstudio.run.plan import Plan
 from qnerf_nerfstudio.run.settings import RunSettings
@@ -124,6 +124,7 @@ def prepare(
         plan=draft.hash,
         settings=options,
         photos=contents(capture.filenames),
+        files=inputs(capture, edit, folder, settings.editor if settings.editing == "diffusion" else None),
         edit=edit,
         paths=[str(path.absolute()) for path in capture.filenames],
         num_train=capture.num_train,
@@ -277,7 +278,17 @@ def _costs(
 
 
 def _go_on(plan: Plan, manifest: Manifest, begun: Manifest, artifacts: EditArtifacts) -> tuple[Plan, Manifest]:
-    """Plan and manifest of the run that the folder holds."""
+    """Plan and manifest of the run that the folder holds.
+
+    Raises:
+        UserError: Other images would be edited, or otherwise: the models or the code changed.
+    """
+    if (begun.plan, begun.image_size) != (manifest.plan, manifest.image_size):
+        raise UserError(
+            f"{artifacts.root} was begun with images of {begun.image_size[1]}x{begun.image_size[0]} pixels and another "
+            f"plan, and now they have {manifest.image_size[1]}x{manifest.image_size[0]}: the models or the package "
+            f"changed; edit the scene again under another --timestamp"
+        )
     try:
         plan = Plan(plan.config, begun.revisions)
     except ValueError as error:

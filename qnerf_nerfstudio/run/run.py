@@ -111,25 +111,31 @@ class EditRun:
             self._attempt = attempt
         return runner
 
-    @cached_property
-    def deformation(self) -> Deformation | None:
-        """The motion of the control, with what it takes along as it was read off the field of the photos first; None
-        where that field does not show it.
+    def read_motion(self) -> None:
+        """Read off the field, which is that of the photos, what the control's motion takes along, and keep it.
+
+        The main process reads: what others read off their fields could differ by rounding.
 
         Raises:
-            UserError: It does not, and nothing but the motion edits the views.
+            UserError: The field does not show it, and nothing but the motion edits the views.
         """
         motion, kept = self.prepared.motion, self.artifacts.anatomy
+        if motion is not None and comms.is_main_process() and not kept.exists:
+            kept.save(self._taken_along(motion))
+        ranks.barrier()
+
+    @cached_property
+    def deformation(self) -> Deformation | None:
+        """The motion of the control, with what it takes along as `read_motion` kept it; None where the field of the
+        photos does not show it."""
+        motion, tensors = self.prepared.motion, self.artifacts.anatomy.load()
         assert motion is not None, "nothing moves"
-        if kept.exists:
-            tensors = kept.load()
-        else:
-            tensors = self._taken_along(motion)
-            if comms.is_main_process():
-                kept.save(tensors)
-        if not tensors["read"]:
-            return None
-        return motion.deformation(tensors).to(str(self.model.device))
+        return motion.deformation(tensors).to(str(self.model.device)) if tensors["read"] else None
+
+    @property
+    def begins_carried(self) -> bool:
+        """Whether edited views begin from carried ones."""
+        return self.plan.config.start == "carried" and self.deformation is not None
 
     def keep_brought(self) -> None:
         """Keep where the motion brings matter of the field, which is that of the photos now."""
@@ -177,10 +183,12 @@ class EditRun:
             UserError: The field does not show it.
         """
         region = self.prepared.projected.influence.voxels
+        photos = self.prepared.views[: self.prepared.capture.num_train]
         stated = self.prepared.edit.region.type in ("box", "sphere")
         with torch.no_grad():
             colour = self.model.colour if lit else None
-            return motion.read(self.model.density, colour, region.contains if stated and region else None)
+            allowed = region.contains if stated and region else None
+            return motion.read(self.model.density, colour, allowed, photos)
 
     def _fog(self, motion: Motion, tensors: dict[str, Tensor]) -> float:
         """Share of the light behind what moves that comes through it."""
@@ -276,7 +284,9 @@ class EditRun:
         prepared = self.prepared
         capture = prepared.capture
         training = prepared.views[: capture.num_train]
-        add_points(self.artifacts.root, *stated_points(self.model, training, capture.to_scene, POINT_ROWS))
+        with self.model.weights_lock:
+            points = stated_points(self.model, training, capture.to_scene, POINT_ROWS)
+        add_points(self.artifacts.root, *points)
 
     def _make_slices(self) -> SliceRunner:
         prepared = self.prepared

@@ -141,7 +141,7 @@ class SliceRunner:
         extraction = self._extract(self._ahead(item), item)
         half = {name: queries.half() for name, queries in extraction.queries.items()}
         self.artifacts.raw_queries(item.interval, item.chunk).save(half)
-        return extraction.preview
+        return extraction.preview.cpu()
 
     def code(self, interval: int) -> None:
         """Fit the interval's codec on the training views, code the query maps of all views, drop the raw ones."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from nerfstudio.utils import comms
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,7 +19,7 @@ from qnerf_nerfstudio.capture.edited_dataset import write_dataset
 from qnerf_nerfstudio.capture.paths import transforms_path
 from qnerf_nerfstudio.common import ranks
 from qnerf_nerfstudio.common.console import CONSOLE
-from qnerf_nerfstudio.common.images import dilate
+from qnerf_nerfstudio.common.images import dilate, to_bytes
 from qnerf_nerfstudio.controls.influence import keep_unchanged
 from qnerf_nerfstudio.diffusion.conditions import QueryTargets
 from qnerf_nerfstudio.diffusion.queries import QueryCodec
@@ -147,6 +147,8 @@ class StageWork:
     """The stage in words; {interval} stands for its interval, from 1."""
     run_slice: Callable[[EditRun, Slice], Path | None] = lambda run, item: None
     """Does the slice of a training step; gives the folder that got new images of the slice's views."""
+    begin: Callable[[EditRun], None] = lambda run: None
+    """Does what comes before the first slice, and again where a run goes on, in all processes."""
     end: Callable[[EditRun, Stage], None] = lambda run, stage: None
     """Does what is left when all chunks are done, in the main process."""
     targets: Callable[[EditRun, Stage], Targets] = lambda run, stage: fit_targets(run, stage.fitted)
@@ -159,6 +161,7 @@ STAGES = {
     Task.CARRY: StageWork(
         "carried views",
         _carry,
+        begin=lambda run: run.read_motion(),
         end=lambda run, stage: run.keep_brought(),
         targets=lambda run, stage: photo_targets(run),
     ),
@@ -276,14 +279,18 @@ def photos_quality(run: EditRun) -> float:
 
 
 def photos_outside(
-    capture: Capture, images: Float[Tensor, "N H W 3"], masks: Bool[Tensor, "N h w"] | None
-) -> Float[Tensor, "N H W 3"]:
+    capture: Capture, images: UInt8[Tensor, "N H W 3"], masks: Bool[Tensor, "N h w"] | None
+) -> UInt8[Tensor, "N H W 3"]:
     """Edited training views with the photos' pixels where they do not see the region of influence."""
     if masks is None:
         return images
     size = (images.shape[1], images.shape[2])
-    seen = F.interpolate(masks[:, None].float(), size, mode="nearest") > 0
-    return torch.where(seen.movedim(1, -1), images, capture.photos(range(len(images)), size).movedim(1, -1))
+    shown = []
+    for index, image in enumerate(images):  # of large photos, floats of all of them fill the memory
+        seen = F.interpolate(masks[index, None, None].float(), size, mode="nearest-exact")[0, 0] > 0
+        photo = to_bytes(capture.photos(range(index, index + 1), size)[0])
+        shown.append(torch.where(seen[..., None], image, photo))
+    return torch.stack(shown)
 
 
 def rendered_targets(run: EditRun, item: Slice, fitted: int) -> QueryTargets:

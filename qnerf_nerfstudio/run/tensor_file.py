@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.common.files import atomic_write
 
 
@@ -31,9 +33,16 @@ class TensorFile:
 
         Raises:
             FileNotFoundError: It was not written.
+            UserError: It is damaged.
         """
         if not self.path.exists():
             raise FileNotFoundError(
                 f"{self.path} is missing; the run's edit/ folder is incomplete, start the run afresh"
             )
-        return load_file(self.path)
+        try:
+            return load_file(self.path)
+        except SafetensorError as error:
+            raise UserError(
+                f"{self.path} is damaged ({error}); put a copy of it back, or edit the scene again under another "
+                f"--timestamp"
+            ) from error

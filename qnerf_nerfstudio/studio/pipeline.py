@@ -163,7 +163,7 @@ class QNerfPipeline(VanillaPipeline):
         """Open the run's folder, and set up what follows from the plan."""
         self._trainer, self._run = trainer, EditRun(prepared, self._qnerf)
         self._run.open()
-        trainer.before_checkpoint = prepared.artifacts.writer.flush
+        trainer.before_checkpoint, trainer.weights_lock = prepared.artifacts.writer.flush, self._qnerf.weights_lock
         self._qnerf.restrict(prepared.projected.influence.voxels)
         self._progress.load(prepared.artifacts, trainer._start_step)
         self._set_length(trainer, prepared)
@@ -178,7 +178,7 @@ class QNerfPipeline(VanillaPipeline):
     def _set_length(self, trainer: QNerfTrainer, prepared: PreparedRun) -> None:
         """Set the number of training steps from the plan, and write it and the edited views' folder into config.yml."""
         asked, total = trainer.config.max_num_iterations, prepared.plan.total
-        if asked not in (0, total):
+        if asked not in (0, *prepared.plan.totals):
             raise UserError(
                 f"--max-num-iterations is {asked}, but an edit's length follows from its plan ({total} steps); leave "
                 f"it out and use --pipeline.final-iterations or --pipeline.fit-iterations"
@@ -186,7 +186,7 @@ class QNerfPipeline(VanillaPipeline):
         trainer.config.max_num_iterations = total
         self.datamanager.use_edited_images(prepared.artifacts.images)
         if comms.is_main_process():
-            trainer.config.save_config()
+            trainer.config.write_config()
         self._set_loop(trainer, trainer._start_step, total)
 
     @staticmethod
@@ -240,10 +240,13 @@ class QNerfPipeline(VanillaPipeline):
             return outputs, losses, metrics
         assert self._trainer is not None
         with self._trainer.exit_with_resume_command(step):
-            if _not_finite(losses):
+            # All processes try again together: they meet in the forward pass.
+            if ranks.anywhere(_not_finite(losses) is not None, self.device):
                 with torch.autocast(self.device.type, enabled=False):
                     outputs, losses, metrics = super().get_train_loss_dict(step)
-            if name := _not_finite(losses):
+            name = _not_finite(losses)
+            if ranks.anywhere(name is not None, self.device):
+                name = name or "loss in another process"
                 stage = describe(self._run.plan.stages[self._run.plan.stage_at(step)])
                 raise FloatingPointError(
                     f"the field's {name} is not finite at training step {step} ({stage}), in float32 neither; try a "
@@ -331,6 +334,7 @@ class QNerfPipeline(VanillaPipeline):
         resumed = self._stage_number is None and not fresh
         self._stage_number = number
         model = self._qnerf
+        STAGES[stage.task].begin(run)
         ranks.barrier()
         if comms.is_main_process() and number > 0:
             ended = run.plan.stages[number - 1]
@@ -368,7 +372,7 @@ class QNerfPipeline(VanillaPipeline):
         if not self.config.warm_start:
             return self._qnerf.initial_weights
         # A field that learned carried views knows the new pose; one that learned other edited views is blurred by them.
-        carried = run.plan.config.start == "carried" and stage.task == Task.FINAL
+        carried = stage.task == Task.FINAL and run.begins_carried
         goes_on = carried or stage.task in (Task.INVERT, Task.FIT)
         return {} if goes_on else run.artifacts.source_field.load()
 

@@ -6,13 +6,17 @@ import shutil
 import signal
 import sys
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from types import FrameType
-from typing import Literal
+from typing import Any, Literal
 
+import yaml
+from filelock import FileLock, Timeout
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import comms
@@ -36,24 +40,61 @@ class QNerfTrainerConfig(TrainerConfig):
     _target: type = field(default_factory=lambda: QNerfTrainer)
 
     def save_config(self) -> None:
-        """Write config.yml, unless it is that of a run which this one may not go on with."""
-        # Nerfstudio writes it before anything is checked; the length of the plan is set when everything is.
-        begun = EditArtifacts(self.get_base_dir() / "edit").manifest.exists()
+        """Write config.yml, unless the folder holds a run: what goes on with it is checked before anything changes."""
         with exit_on_user_error():
-            if begun and self.max_num_iterations == 0:
-                if self.load_dir is None and self.load_checkpoint is None and checkpoints(self.get_checkpoint_dir()):
-                    raise UserError(
-                        f"{self.get_base_dir()} already holds an edit; go on with it by --load-dir "
-                        f"{self.get_checkpoint_dir()}, or start another one under another --timestamp"
-                    )
-                return
-            try:
-                super().save_config()
-            except OSError as error:
-                raise UserError(
-                    f"--output-dir: cannot write to {self.get_base_dir()} ({error.strerror}); choose a folder that "
-                    f"you may write to, on a disk with free space"
-                ) from error
+            if self._edit_begun:
+                self._refuse_another()
+            else:
+                self.write_config()
+
+    def write_config(self) -> None:
+        """Write config.yml.
+
+        Raises:
+            UserError: It cannot be written.
+        """
+        try:
+            super().save_config()
+        except OSError as error:
+            raise UserError(
+                f"--output-dir: cannot write to {self.get_base_dir()} ({error.strerror}); choose a folder that "
+                f"you may write to, on a disk with free space"
+            ) from error
+
+    @property
+    def goes_on_by_itself(self) -> bool:
+        """Whether the folder's run goes on though no checkpoint is named: --load-config named its own config.yml, and
+        nerfstudio then reads no other option."""
+        named = self.load_dir is not None or self.load_checkpoint is not None
+        path = self.get_base_dir() / "config.yml"
+        return not named and self._edit_begun and path.exists() and yaml.load(path.read_text(), yaml.Loader) == self
+
+    def place_absolutely(self) -> None:
+        """Name files so that they are found from any folder: ns-render and ns-eval read config.yml from theirs."""
+        pipeline = self.pipeline
+        assert isinstance(pipeline, RunSettings) and isinstance(pipeline.datamanager, QNerfDataManagerConfig)
+        owners = (self, pipeline, pipeline.datamanager, pipeline.datamanager.dataparser)
+        for owner, name in product(owners, ("data", "output_dir", "load_dir", "load_checkpoint", "edit")):
+            if isinstance(path := getattr(owner, name, None), Path):
+                setattr(owner, name, path.absolute())
+
+    @property
+    def _edit_begun(self) -> bool:
+        """Whether the run's folder holds an edit."""
+        return EditArtifacts(self.get_base_dir() / "edit").manifest.exists()
+
+    def _refuse_another(self) -> None:
+        """Refuse to begin an edit where there is one.
+
+        Raises:
+            UserError: The folder's run has checkpoints, and is not to go on from them.
+        """
+        named = self.load_dir is not None or self.load_checkpoint is not None
+        if not named and checkpoints(self.get_checkpoint_dir()) and not self.goes_on_by_itself:
+            raise UserError(
+                f"{self.get_base_dir()} already holds an edit; go on with it by --load-dir "
+                f"{self.get_checkpoint_dir()}, or start another one under another --timestamp"
+            )
 
 
 class QNerfTrainer(Trainer):
@@ -64,13 +105,22 @@ class QNerfTrainer(Trainer):
     """Whether somebody asked the run to stop after the training step at hand."""
     before_checkpoint: Callable[[], None] = staticmethod(lambda: None)
     """Sees that what a checkpoint relies on is written."""
+    weights_lock: AbstractContextManager[Any] = nullcontext()
+    """Held while the weights are the field's own."""
 
     def __init__(self, config: TrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
         ignore_third_party_warnings()
+        assert isinstance(config, QNerfTrainerConfig)
+        config.place_absolutely()
         super().__init__(config, local_rank, world_size)
+        self._lock = FileLock(self.base_dir / "in_use.lock")
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Set up the run; one that was killed before its first checkpoint begins again."""
+        with exit_on_user_error():
+            self._lock_folder()
+            if self.config.goes_on_by_itself:
+                self.config.load_dir = self.checkpoint_dir
         folder = self.config.load_dir
         if folder is not None and self.config.load_step is None and not checkpoints(folder):
             with exit_on_user_error():
@@ -82,9 +132,43 @@ class QNerfTrainer(Trainer):
             CONSOLE.print(f"{folder} holds no checkpoint yet: the run begins with its first step.", soft_wrap=True)
             self.config.load_dir = None
         with exit_on_user_error():
+            self._refuse_damaged()
             self._convert_capture()
         take_stated_settings(self.config)
         super().setup(test_mode)
+
+    def _lock_folder(self) -> None:
+        """Keep other processes out of the run's folder as long as this one lives, however it ends.
+
+        Raises:
+            UserError: Another one is in it.
+        """
+        if not comms.is_main_process():
+            return
+        self.base_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UserError(
+                f"another ns-train edits in {self.base_dir}; wait for its end, or start this one under another "
+                f"--timestamp"
+            ) from error
+
+    def _refuse_damaged(self) -> None:
+        """See that the checkpoint to go on with is whole.
+
+        Raises:
+            UserError: It is not.
+        """
+        path, folder = self.config.load_checkpoint, self.config.load_dir
+        if folder is not None:
+            step = self.config.load_step
+            path = checkpoints(folder)[-1] if step is None else folder / f"step-{step:09d}.ckpt"
+        if path is not None and path.exists() and not zipfile.is_zipfile(path):
+            raise UserError(
+                f"{path} is damaged, a checkpoint that was cut off; remove it: the run goes on with the one before, or "
+                f"begins again with what its edit/ folder holds; then: {resume_command(self.config)}"
+            )
 
     def _convert_capture(self) -> None:
         """Let a capture that holds COLMAP's model be read as one that holds a transforms.json."""
@@ -170,7 +254,8 @@ class QNerfTrainer(Trainer):
         kept, self.checkpoint_dir = self.checkpoint_dir, self.base_dir / "unfinished"
         try:
             self.before_checkpoint()
-            super().save_checkpoint(step)
+            with self.weights_lock:
+                super().save_checkpoint(step)
             kept.mkdir(parents=True, exist_ok=True)
             os.replace(self.checkpoint_dir / name, kept / name)
         except (OSError, RuntimeError) as error:

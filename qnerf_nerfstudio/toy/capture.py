@@ -10,6 +10,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.common.files import write_json
 from qnerf_nerfstudio.common.images import write_png
 from qnerf_nerfstudio.toy.config import CaptureConfig
@@ -102,15 +103,14 @@ def write_capture(out: Path, config: CaptureConfig) -> None:
     the cameras of the capture, "novel" for the others).
 
     Raises:
-        FileExistsError: `out` exists and is not empty.
-        ValueError: Fewer than 3 views, or a size that is not a positive multiple of 32.
+        UserError: `out` exists and is not empty; fewer than 3 views, or a size that is no positive multiple of 32.
     """
     if config.num_views < 3:
-        raise ValueError(f"--num-views is {config.num_views}; a capture needs at least 3 views")
+        raise UserError(f"--num-views is {config.num_views}; a capture needs at least 3 views")
     if config.size < 32 or config.size % 32:
-        raise ValueError(f"--size is {config.size}; expected a positive multiple of 32, the editor's stride")
+        raise UserError(f"--size is {config.size}; expected a positive multiple of 32, the editor's stride")
     if out.exists() and any(out.iterdir()):
-        raise FileExistsError(f"{out} is not empty; name a new folder, nothing is overwritten")
+        raise UserError(f"{out} is not empty; name a new folder, nothing is overwritten")
     body, source, target = sample_edit(config.seed)
     generator = torch.Generator().manual_seed(SEED_OFFSET + config.seed + 1)
     train_cameras = _ring_cameras(config.num_views, 0.0, generator)

@@ -177,3 +177,47 @@ def test_a_skeleton_beside_the_subject_is_refused(captured: Skeleton) -> None:
     beside = Skeleton(captured.joints + torch.tensor([3.0, 0, 0]), captured.bones)
     with pytest.raises(UserError, match="has matter around 0 of the skeleton's 13 bones"):
         read_anatomy(read_matter(figure_density(BODY, SOURCE, floor=None), beside), beside)
+
+
+def test_bones_that_share_no_joint_are_not_blended_where_they_touch() -> None:
+    """An arm that is lowered to the torso: a mean of both places would be a web between them."""
+    raised, lowered = Pose(r_arm_raise=100, l_arm_raise=25), Pose(r_arm_raise=4, r_elbow=-6, l_arm_raise=25)
+    captured, edited = figure_skeleton(BODY, raised), figure_skeleton(BODY, lowered)
+    anatomy = read_anatomy(read_matter(figure_density(BODY, raised), captured), captured)
+    moved = SkeletonDeformation.of(edited, captured, anatomy)
+    generator = torch.Generator().manual_seed(4)
+    low, high = edited.joints.amin(0), edited.joints.amax(0)
+    points = low + (high - low) * torch.rand(400_000, 3, generator=generator)
+    arm = [captured.bones.tolist().index(bone) for bone in ([2, 3], [3, 4])]
+    torso = [number for number, bone in enumerate(captured.bones.tolist()) if set(bone) <= {0, 5, 8, 11}]
+    surface = edited.along(points)[0] - anatomy.radii
+    touching = (surface[:, arm].amin(-1) < 0.03) & (surface[:, torso].amin(-1) < 0.03)
+    apart = (points - edited.joints[2]).norm(dim=-1) > 2 * BODY.limb_radius
+    points = points[touching & apart]
+    single = torch.einsum("kij,nj->nki", moved.motions[..., :3], points) + moved.motions[..., 3]
+    origins = moved(points)
+    assert origins.kept.sum() > 500
+    # Where bones meet in a joint they do blend, between places that are close.
+    away = (single - origins.points[:, None]).norm(dim=-1).amin(-1)
+    assert (away[origins.kept] < 0.03).float().mean() > 0.999
+
+
+def test_empty_space_around_a_limb_removes_nothing_where_it_arrives(captured: Skeleton) -> None:
+    """A hand that touches a wall must carve no halo into it."""
+    edited = figure_skeleton(BODY, TARGET)
+    wrist = edited.joints[list(joints(BODY, TARGET)).index("r_wrist")]
+    face = float(wrist[0]) + 0.9 * BODY.limb_radius
+    figure = figure_density(BODY, SOURCE)
+    anatomy = read_anatomy(
+        read_matter(lambda points: torch.maximum(figure(points), 300.0 * (points[:, 0] > face)), captured), captured
+    )
+    moved = SkeletonDeformation.of(edited, captured, anatomy)
+    generator = torch.Generator().manual_seed(5)
+    near = wrist + 0.3 * (torch.rand(100_000, 3, generator=generator) - 0.5)
+    side = float((anatomy.owners.box[1, 0] - anatomy.owners.box[0, 0]) / anatomy.owners.owners.shape[0])
+    distance = signed_distance(BODY, TARGET, near)
+    wall = near[(near[:, 0] > face + 1.5 * side) & (distance > 1.5 * side) & (distance < 2.5 * side)]
+    origins = moved(wall)
+    assert len(wall) > 200
+    stays = origins.kept & (origins.points == wall).all(-1)
+    assert stays.float().mean() > 0.99

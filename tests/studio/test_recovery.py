@@ -20,7 +20,7 @@ from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.common.files import write_json
 from qnerf_nerfstudio.field.model import QNerfModel
 from qnerf_nerfstudio.run import tensor_file
-from qnerf_nerfstudio.run.fingerprint import contents
+from qnerf_nerfstudio.run.inputs import contents
 from qnerf_nerfstudio.run.manifest import read_manifest, refuse_other
 from qnerf_nerfstudio.run.plan import Plan, PlanConfig
 from qnerf_nerfstudio.studio.trainer import checkpoints
