@@ -119,23 +119,15 @@ class QNerfTrainer(Trainer):
         """Set up the run; one that was killed before its first checkpoint begins again."""
         with exit_on_user_error():
             self._lock_folder()
-            if self.config.goes_on_by_itself:
-                self.config.load_dir = self.checkpoint_dir
-        folder = self.config.load_dir
-        if folder is not None and self.config.load_step is None and not checkpoints(folder):
+        try:
             with exit_on_user_error():
-                if folder.absolute() != self.checkpoint_dir.absolute():
-                    raise UserError(
-                        f"--load-dir: {folder} holds no checkpoint; give the nerfstudio_models folder of the run that "
-                        f"was stopped"
-                    )
-            CONSOLE.print(f"{folder} holds no checkpoint yet: the run begins with its first step.", soft_wrap=True)
-            self.config.load_dir = None
-        with exit_on_user_error():
-            self._refuse_damaged()
-            self._convert_capture()
-        take_stated_settings(self.config)
-        super().setup(test_mode)
+                self._choose_checkpoint()
+                self._convert_capture()
+            take_stated_settings(self.config)
+            super().setup(test_mode)
+        except BaseException:
+            self._lock.release(force=True)
+            raise
 
     def _lock_folder(self) -> None:
         """Keep other processes out of the run's folder as long as this one lives, however it ends.
@@ -154,20 +146,32 @@ class QNerfTrainer(Trainer):
                 f"--timestamp"
             ) from error
 
-    def _refuse_damaged(self) -> None:
-        """See that the checkpoint to go on with is whole.
+    def _choose_checkpoint(self) -> None:
+        """See which checkpoint the run goes on with, if any, and that it is whole.
 
         Raises:
-            UserError: It is not.
+            UserError: There is none where one is asked for, or it is damaged.
         """
-        path, folder = self.config.load_checkpoint, self.config.load_dir
-        if folder is not None:
-            step = self.config.load_step
-            path = checkpoints(folder)[-1] if step is None else folder / f"step-{step:09d}.ckpt"
+        config = self.config
+        if config.goes_on_by_itself:
+            config.load_dir = self.checkpoint_dir
+        path, folder = config.load_checkpoint, config.load_dir
+        if folder is not None and config.load_step is not None:
+            path = folder / f"step-{config.load_step:09d}.ckpt"
+        elif folder is not None and checkpoints(folder):
+            path = checkpoints(folder)[-1]
+        elif folder is not None and folder.absolute() == self.checkpoint_dir.absolute():
+            CONSOLE.print(f"{folder} holds no checkpoint yet: the run begins with its first step.", soft_wrap=True)
+            config.load_dir = None
+        elif folder is not None:
+            raise UserError(
+                f"--load-dir: {folder} holds no checkpoint; give the nerfstudio_models folder of the run that was "
+                f"stopped"
+            )
         if path is not None and path.exists() and not zipfile.is_zipfile(path):
             raise UserError(
-                f"{path} is damaged, a checkpoint that was cut off; remove it: the run goes on with the one before, or "
-                f"begins again with what its edit/ folder holds; then: {resume_command(self.config)}"
+                f"{path} is damaged, the file ends early; remove it, and the run goes on from the checkpoint before, or "
+                f"from its first step with what its edit/ folder holds: {resume_command(config)}"
             )
 
     def _convert_capture(self) -> None:
@@ -189,8 +193,11 @@ class QNerfTrainer(Trainer):
 
     def train(self) -> None:
         """Train; Ctrl-C stops after the training step at hand, a second one at once."""
-        with self._interruptible():
-            super().train()
+        try:
+            with self._interruptible():
+                super().train()
+        finally:
+            self._lock.release(force=True)
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:

@@ -14,6 +14,8 @@ from qnerf_nerfstudio import cli
 from qnerf_nerfstudio.toy.demo import environment_with_ffmpeg
 
 SCRIPTS = Path(sys.executable).parent
+SECOND_DEVICE = Path(__file__).with_name("second_device.py")
+"""Runs a script with a second device, "cuda"."""
 KILLED_TRAIN = Path(__file__).resolve().parents[2] / "benchmarks/killed_train.py"
 """ns-train that ends itself."""
 
@@ -76,6 +78,13 @@ def script(
         log = Path(folder) / "log.txt"
         code = run_script(path, arguments, variables or {}, log, diffusion)
         return code, log.read_text()
+
+
+def on_second_device(path: Path, *arguments: object, code: int = 0, **variables: str) -> str:
+    """Run a script on the second device, which ends with an exit code; its output."""
+    ended, output = script(SECOND_DEVICE, [str(path), *map(str, arguments)], variables)
+    assert ended == code, output[-4000:]
+    return output
 
 
 def without_diffusion(name: str, *arguments: object) -> str:

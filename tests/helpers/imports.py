@@ -5,5 +5,6 @@ import nerfstudio.scripts.eval
 import nerfstudio.scripts.exporter
 import nerfstudio.scripts.render
 import nerfstudio.scripts.train
+import torch._dynamo
 from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer

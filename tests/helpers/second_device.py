@@ -7,14 +7,14 @@ precision is the CPU's own, in float16.
 
 It does not show streams, races, memory, or kernels that compute otherwise.
 
-As a script it runs a command: `python second_device.py ns-train qnerf-edit --data scene ...`
+As a script it runs another one: `python second_device.py .venv/bin/ns-train qnerf-edit --data scene ...`
 """
 
-import importlib.metadata
+import runpy
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -318,13 +318,19 @@ def _patches() -> Iterator[Any]:
         if hasattr(torch.optim.Optimizer, name):
             yield patch.object(torch.optim.Optimizer, name, nothing)
 
-    run = threading.Thread.run
+    run, backward = threading.Thread.run, torch.autograd._engine_run_backward
 
     def run_there(self: threading.Thread) -> None:
         with Moves(), Operations():
             run(self)
 
+    def backward_there(*args: Any, **kwargs: Any) -> Any:
+        # Torch suspends the mode while it calls a function of its own, and this one calls ours.
+        with Moves() if torch._C._len_torch_function_stack() == 0 else nullcontext():
+            return backward(*args, **kwargs)
+
     yield patch.object(threading.Thread, "run", run_there)
+    yield patch.object(torch.autograd, "_engine_run_backward", backward_there)
 
 
 @contextmanager
@@ -341,11 +347,10 @@ def second_device() -> Iterator[None]:
 
 
 def main() -> None:
-    """Run a console script, whose name is the first argument."""
-    name, *sys.argv = sys.argv[1], *sys.argv[1:]
-    (entry,) = importlib.metadata.entry_points(group="console_scripts", name=name)
+    """Run a script, which is the first argument."""
+    sys.argv = sys.argv[1:]
     with second_device():
-        entry.load()()
+        runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 if __name__ == "__main__":

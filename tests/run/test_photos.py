@@ -64,7 +64,7 @@ class Bones:
     def __init__(self, read: bool, alone: bool) -> None:
         self._read, self._alone = read, alone
 
-    def read(self, density: object, colour: float | None, allowed: object) -> dict[str, torch.Tensor]:
+    def read(self, density: object, colour: float | None, *others: object) -> dict[str, torch.Tensor]:
         """What the light explains stands for the colours."""
         if not self._read:
             raise UserError("the field shows no matter around the bones")
@@ -102,7 +102,8 @@ def _give(run: Any, motion: Bones | None, colour: float = 0.6, relight: bool = T
     influence, region = SimpleNamespace(voxels=None), SimpleNamespace(type="auto")
     run.prepared = SimpleNamespace(
         motion=motion,
-        views=None,
+        views=[],
+        capture=SimpleNamespace(num_train=0),
         projected=SimpleNamespace(influence=influence),
         edit=SimpleNamespace(region=region),
         settings=SimpleNamespace(relight=relight),
