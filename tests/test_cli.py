@@ -67,7 +67,7 @@ def test_a_report_is_written_where_it_is_asked_for(
         cli.main()
     assert stop.value.code == 2
     manifest = {
-        **{"version": __version__, "plan": "", "settings": {}, "photos": {}, "paths": [], "num_train": 1},
+        **{"version": __version__, "plan": "", "settings": {}, "photos": {}, "files": {}, "paths": [], "num_train": 1},
         "edit": {"prompt": "a", "source_prompt": "b", "control": {"type": "images", "source": "s", "target": "t"}},
         "attempts": [{"prompt": "a", "guidance_scale": 1}],
     }
@@ -79,3 +79,19 @@ def test_a_report_is_written_where_it_is_asked_for(
     with pytest.raises(SystemExit):
         cli.main()
     assert f"--out: {tmp_path / 'edit'} is a folder" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_mistakes_are_sentences_and_bugs_are_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["qnerf", "report", str(tmp_path)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2 and "holds no edit" in capsys.readouterr().out
+
+    def broken(self: cli.Report, console: object) -> None:
+        raise ValueError("not enough values to unpack")
+
+    monkeypatch.setattr(cli.Report, "run", broken)
+    with pytest.raises(ValueError, match="not enough values"):
+        cli.main()

@@ -177,6 +177,8 @@ class QNerfModel(NerfactoModel):
 
     def colour(self, points: Float[Tensor, "N 3"], directions: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
         """Colours in [0, 1] at points in scene coordinates, seen along unit directions, as in renders; on the CPU."""
+        if len(points) == 0:
+            return torch.zeros(0, 3)
         origins, along = points.to(self.device)[:, None], directions.to(self.device)[:, None]
         nowhere = torch.zeros_like(origins[..., :1])
         samples = RaySamples(Frustums(origins, along, nowhere, nowhere, nowhere), camera_indices=nowhere.long())

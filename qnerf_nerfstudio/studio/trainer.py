@@ -170,8 +170,8 @@ class QNerfTrainer(Trainer):
             )
         if path is not None and path.exists() and not zipfile.is_zipfile(path):
             raise UserError(
-                f"{path} is damaged, the file ends early; remove it, and the run goes on from the checkpoint before, or "
-                f"from its first step with what its edit/ folder holds: {resume_command(config)}"
+                f"{path} is damaged, the file ends early; remove it, and the run goes on from the checkpoint before, "
+                f"or from its first step with what its edit/ folder holds: {resume_command(config)}"
             )
 
     def _convert_capture(self) -> None:

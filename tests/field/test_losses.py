@@ -30,3 +30,9 @@ def test_query_loss_is_the_sum_over_layers_of_squared_errors(first: int, second:
     a, b = (torch.randn(4, first + second, generator=generator) for _ in range(2))
     expected = (a - b)[:, :first].square().mean() + (a - b)[:, first:].square().mean()
     torch.testing.assert_close(query_loss(a, b, [first, second]), expected, atol=1e-4, rtol=1e-4)
+
+
+@given(st.floats(0.001, 1), st.floats(0.001, 1))
+@settings(deadline=None, max_examples=20)
+def test_two_views_do_not_contradict_each_other(first: float, second: float) -> None:
+    assert view_weights(torch.tensor([first, second, float("nan")])).tolist() == [1, 1, 1]

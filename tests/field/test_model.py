@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers.cameras import SCENE_BOX
 from helpers.fields import build, rays
 from hypothesis import given
 from hypothesis import strategies as st
@@ -158,3 +159,21 @@ def test_a_stage_begins_with_the_matter_that_is_known(
         losses["expected_loss"].backward()
         optimizer.step()
         assert bool((model.density(model.expected) > before).all())
+
+
+def test_a_random_background_is_seen_by_views_that_are_weighed_too() -> None:
+    """Where rays gather little matter the colour behind them is random, which keeps the field from painting fog."""
+    model = build(background_color="random").train()
+    model.restrict(VoxelRegion(SCENE_BOX, torch.ones(4, 4, 4, dtype=torch.bool)))
+    outputs = model.get_outputs(rays())
+    outputs |= {"rgb": torch.zeros(7, 3), "accumulation": torch.zeros(7, 1)}
+    batch = {"image": torch.zeros(7, 3), "indices": torch.zeros(7, 3, dtype=torch.long)}
+    batch["sees_edit"] = torch.ones(7, dtype=torch.bool)
+    torch.manual_seed(1)
+    losses = model.get_loss_dict(outputs, batch, {"distortion": torch.zeros(())})
+    assert float(losses["rgb_loss"]) > 0.1
+
+
+def test_no_points_have_no_density(model: QNerfModel) -> None:
+    assert model.density(torch.zeros(0, 3)).shape == (0,)
+    assert model.colour(torch.zeros(0, 3), torch.zeros(0, 3)).shape == (0, 3)

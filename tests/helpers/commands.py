@@ -46,24 +46,30 @@ RUN = Path("e/qnerf-edit-tiny/t")
 """Folder of a run below its --output-dir, see `where`."""
 
 
-def command(name: str, *arguments: object, code: int = 0, fresh: bool = False, **variables: object) -> str:
+def command(name: str, *arguments: object, code: int = 0, fresh: Path | None = None, **variables: object) -> str:
     """Run a command that ends with an exit code; its output.
 
     Args:
         name: Its name.
         *arguments: Its arguments.
         code: The exit code.
-        fresh: Start it as a user does, not from a process with its libraries imported.
+        fresh: Start it as a user does in this folder, not from a process with its libraries imported.
         **variables: What to add to the environment.
     """
     words = list(map(str, arguments))
     added = {key: str(value) for key, value in variables.items()}
-    if not fresh:
+    if fresh is None:
         ended, output = script(SCRIPTS / name, words, added)
     else:
         environment = {**os.environ, **QUIET, **added}
         done = subprocess.run(
-            [str(SCRIPTS / name), *words], capture_output=True, text=True, env=environment, timeout=600, check=False
+            [str(SCRIPTS / name), *words],
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=600,
+            check=False,
+            cwd=fresh,
         )
         ended, output = done.returncode, done.stdout + done.stderr
     assert ended == code, output[-4000:]
@@ -114,8 +120,9 @@ def edited_by(editor: Path) -> list[object]:
 
 
 def train(capture: Path, out: Path, editor: Path, *options: object, fresh: bool = False) -> Path:
-    """A short edit by a model set, with the viewer if it starts `fresh`; the run's folder."""
+    """A short edit by a model set; the run's folder. One that starts `fresh` has the viewer, and relative paths."""
     viewer = () if fresh else ("--vis", "tensorboard")
-    words = ["qnerf-edit-tiny", "--data", capture, *where(out), *edited_by(editor), *SHORT, *viewer, *options]
-    command("ns-train", *words, fresh=fresh)
+    data, folder = (capture.name, os.path.relpath(out, capture.parent)) if fresh else (capture, out)
+    words = ["qnerf-edit-tiny", "--data", data, *where(Path(folder)), *edited_by(editor), *SHORT, *viewer, *options]
+    command("ns-train", *words, fresh=capture.parent if fresh else None)
     return out / RUN

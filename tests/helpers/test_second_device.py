@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.second_device import CUDA, FREE, second_device
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from helpers.second_device import CUDA, FREE, second_device
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +53,7 @@ MIXING: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("name", MIXING)
 def test_mixing_devices_fails(name: str) -> None:
-    with pytest.raises(RuntimeError, match="same device|indices should be|for generator"):
+    with pytest.raises(RuntimeError, match=r"same device|indices should be|for generator"):
         MIXING[name]()
 
 
@@ -103,7 +104,7 @@ def test_copies_cross_and_do_not_share_memory() -> None:
 
 def test_numpy_reads_the_cpu_alone() -> None:
     for read in (lambda: there(2).numpy(), lambda: np.asarray(there(2))):
-        with pytest.raises(TypeError, match="Use Tensor.cpu"):
+        with pytest.raises(TypeError, match=r"Use Tensor\.cpu"):
             read()
     assert there(2).cpu().numpy().tolist() == there(2).tolist() == [1, 1]
 
@@ -167,7 +168,7 @@ def test_threads_have_it_too() -> None:
     def work() -> None:
         found.append(there(2).device)
         try:
-            there(2) + here(2)
+            found.append(there(2) + here(2))
         except RuntimeError as error:
             found.append(error)
 

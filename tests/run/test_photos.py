@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.captures import small_capture
 from torch import Tensor
 
+from qnerf_nerfstudio.capture.capture import read_capture
 from qnerf_nerfstudio.common.errors import UserError
+from qnerf_nerfstudio.common.images import to_bytes
 from qnerf_nerfstudio.deformation.deformation import Origins
 from qnerf_nerfstudio.run import run as run_module
 from qnerf_nerfstudio.run import stages
@@ -16,6 +19,7 @@ from qnerf_nerfstudio.run.artifacts import EditArtifacts
 from qnerf_nerfstudio.run.plan import Plan, PlanConfig, Revision, Task
 from qnerf_nerfstudio.run.run import BROUGHT, FOGGY, EditRun
 from qnerf_nerfstudio.run.stages import STAGES
+from qnerf_nerfstudio.studio.pipeline import QNerfPipeline
 
 SHIFT = torch.tensor([0.5, 0.0, 0.0])
 
@@ -174,3 +178,32 @@ def test_stages_on_carried_views_expect_the_matter_that_the_motion_brings(editin
     # Where it brings nothing, nothing is expected.
     run.artifacts.brought.save({"points": torch.zeros(0, 3)})
     assert all(run.expected(stage) is None for stage in plan.stages if stage.task != Task.SOURCE)
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_the_final_field_begins_with_previews_where_views_began_carried_only(shown: bool, tmp_path: Path) -> None:
+    """Where the field of the photos is fog, views begin from the photos, and so does what learns them."""
+    run: Any = object.__new__(EditRun)
+    run.plan = Plan(PlanConfig(num_views=2, num_steps=4, start="carried"))
+    run.artifacts, run.__dict__["deformation"] = EditArtifacts(tmp_path), Shift() if shown else None
+    run.artifacts.source_field.save({"weight": torch.ones(1)})
+    pipeline: Any = SimpleNamespace(config=SimpleNamespace(warm_start=True))
+    (final,) = (stage for stage in run.plan.stages if stage.task == Task.FINAL)
+    weights = QNerfPipeline._initial_weights(pipeline, run, final)
+    assert list(weights) == ([] if shown else ["weight"])
+
+
+def test_what_fields_learn_is_kept_in_bytes(tmp_path: Path) -> None:
+    """Floats of all photos of a capture fill the memory."""
+    capture = read_capture(small_capture(tmp_path, num_views=3))
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (capture.num_train, 64, 64, 3), generator=generator, dtype=torch.uint8)
+    masks = torch.zeros(len(images), 32, 32, dtype=torch.bool)
+    masks[:, 8:24, 8:24] = True
+    shown = stages.photos_outside(capture, images, masks)
+    photos = to_bytes(capture.photos(range(len(images)), (64, 64)))
+    assert shown.dtype == torch.uint8
+    assert torch.equal(shown[:, 16:48, 16:48], images[:, 16:48, 16:48])
+    outside = torch.ones(64, 64, dtype=torch.bool)
+    outside[16:48, 16:48] = False
+    assert torch.equal(shown[:, outside], photos[:, outside])

@@ -55,7 +55,8 @@ def random_run(capture: Path, tiny_editor: Path, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="module")
 def run(capture: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of the bundled editor, whose views make a field with surfaces, as a user starts it."""
+    """A run of the bundled editor, whose views make a field with surfaces, as a user starts it: from the folder above
+    the capture. What follows looks at it from elsewhere."""
     before = {path: path.read_bytes() for path in capture.rglob("*.*")}
     # Longer than SHORT's final field: a few more steps, and its surfaces are those of the capture.
     longer = ("--pipeline.final-iterations", "40")
@@ -84,6 +85,7 @@ def test_run_leaves_an_edited_dataset_and_its_state(run: Path, capture: Path) ->
     assert not list(edit.rglob("*.tmp"))
     report = (run / "report.html").read_text()
     assert "interval 2, mean" in report and "in held-out views" in report
+    assert "The run is not finished" not in report
 
 
 def test_config_states_the_length_of_the_plan(run: Path) -> None:
@@ -131,7 +133,8 @@ def test_a_run_that_is_killed_and_interrupted_ends_as_one_that_is_not(
     # All views are decoded by then; decoding them again must not take them for photos.
     assert killed(length - 13, "after", words[1:])[0] == -signal.SIGKILL
     assert len(list((folder / "edit/images").iterdir())) == 10
-    command("ns-train", *words[1:])
+    # Its own config.yml says all that there is to say; nerfstudio reads no other option then.
+    command("ns-train", "qnerf-edit-tiny", "--load-config", folder / "config.yml")
     names = sorted(path.name for path in (random_run / "edit/images").iterdir())
     assert sorted(path.name for path in (folder / "edit/images").iterdir()) == names
     for name in names:
@@ -154,6 +157,17 @@ def test_eval_compares_with_the_edited_views(run: Path, tmp_path: Path) -> None:
         (run / "edit/hidden").rename(images)
     assert "frame_00009.png and 0 other edited views are gone" in output.replace("\n", " ")
     assert not (tmp_path / "no.json").exists()
+
+
+def test_a_report_calls_a_run_finished_when_its_final_field_is(random_run: Path, tmp_path: Path) -> None:
+    for finished in (True, False):
+        shutil.copytree(random_run / "edit", tmp_path / str(finished) / "edit")
+        path = tmp_path / str(finished) / "edit/manifest.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "finished": finished}))
+        assert (path.parent / "transforms.json").exists(), "all views are edited"
+        command("qnerf", "report", tmp_path / str(finished))
+        page = (tmp_path / str(finished) / "report.html").read_text()
+        assert ("The run is not finished" in page) != finished
 
 
 def test_render_makes_a_video(run: Path, tmp_path: Path) -> None:

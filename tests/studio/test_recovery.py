@@ -2,6 +2,9 @@
 
 import contextlib
 import json
+import os
+import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,16 +12,19 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 from helpers.captures import small_capture
 from helpers.commands import RUN
 from helpers.edits import short_edit
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from nerfstudio.engine.optimizers import RAdamOptimizerConfig
+from nerfstudio.models.nerfacto import NerfactoModel
 from nerfstudio.scripts import train as train_script
 
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.common.files import write_json
-from qnerf_nerfstudio.field.model import QNerfModel
+from qnerf_nerfstudio.field.model import Look, QNerfModel
 from qnerf_nerfstudio.run import tensor_file
 from qnerf_nerfstudio.run.inputs import contents
 from qnerf_nerfstudio.run.manifest import read_manifest, refuse_other
@@ -102,6 +108,14 @@ def test_a_run_is_not_overwritten_by_another(
             ["--optimizers.fields.optimizer.lr (was 0.01, is 1.0)"],
         ),
         (lambda config: setattr(config, "prompt", "a green figure"), ["edit.json: edit.prompt (was", "a green figure"]),
+        (
+            lambda config: config.optimizers["fields"].update(optimizer=RAdamOptimizerConfig(lr=1e-2, eps=1e-15)),
+            ["--optimizers.fields.optimizer.-target (was torch.optim.adam.Adam, is torch.optim.radam.RAdam)"],
+        ),
+        (
+            lambda config: setattr(config, "gradient_accumulation_steps", {"fields": 4}),
+            ["--gradient-accumulation-steps.fields (was absent, is 4)"],
+        ),
     ],
 )
 def test_changed_settings_are_refused_and_named(
@@ -128,6 +142,95 @@ def test_a_changed_photo_is_refused_and_named(
     finally:
         photo.write_bytes(content)
     assert "was begun with other photos: frame_00002.png" in printed(capsys)
+
+
+def test_changed_cameras_are_refused(
+    stopped: Path, capture: Path, tiny_editor: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = capture / "transforms.json"
+    content, meta = path.read_bytes(), json.loads(path.read_text())
+    try:
+        path.write_text(json.dumps(meta, indent=7))
+        with pytest.raises(SystemExit):
+            go_on(stopped, capture, tiny_editor, lambda config: setattr(config.pipeline, "tau", 1))
+        assert "transforms.json" not in printed(capsys), "the same cameras, laid out otherwise"
+        meta["frames"][0]["transform_matrix"][0][3] += 0.1
+        path.write_text(json.dumps(meta))
+        with pytest.raises(SystemExit):
+            go_on(stopped, capture, tiny_editor)
+    finally:
+        path.write_bytes(content)
+    assert "was begun with other files: transforms.json (was" in printed(capsys)
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "words"),
+    [
+        ("nerfstudio_models/step-000000005.ckpt", 2, "is damaged, the file ends early; remove it, and the run goes on"),
+        ("edit/latents/source/0000-000.safetensors", 1, "is damaged (Error while deserializing header"),
+        ("edit/curves.json", 2, "; remove it: an edit goes on without what it notes"),
+    ],
+)
+def test_half_a_file_is_named(
+    stopped: Path,
+    capture: Path,
+    tiny_editor: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    name: str,
+    code: int,
+    words: str,
+) -> None:
+    folder = tmp_path / RUN
+    shutil.copytree(stopped, folder)
+    path = folder / name
+    os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(SystemExit) as stop:
+        go_on(folder, capture, tiny_editor)
+    text = printed(capsys)
+    assert stop.value.code == code and str(path) in text and words in text and "Traceback" not in text
+    if code == 2:  # what it says to do helps
+        path.unlink()
+        go_on(folder, capture, tiny_editor)
+        assert "edit finished" in printed(capsys)
+
+
+def test_one_run_at_a_time_works_in_a_folder(
+    stopped: Path, capture: Path, tiny_editor: Path, capsys: pytest.CaptureFixture
+) -> None:
+    before = (stopped / "config.yml").read_bytes()
+    with FileLock(stopped / "in_use.lock"), pytest.raises(SystemExit) as stop:
+        go_on(stopped, capture, tiny_editor)
+    assert stop.value.code == 2 and f"another ns-train edits in {stopped}" in printed(capsys)
+    assert (stopped / "config.yml").read_bytes() == before
+
+
+def test_a_checkpoint_holds_the_field_whatever_the_viewer_looks_at(
+    capture: Path, tiny_editor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = few_steps(capture, tiny_editor, tmp_path)
+    config.pipeline.datamanager.data = capture
+    trainer = config.setup(local_rank=0, world_size=1)
+    trainer.setup()
+    model = trainer.pipeline.model
+    own = {name: value.detach().clone() for name, value in model.named_parameters()}
+    rendering, saved = threading.Event(), threading.Event()
+
+    def slow_render(*arguments: Any) -> dict:
+        rendering.set()
+        saved.wait(3)  # a checkpoint that waits for this render does not come meanwhile
+        return {}
+
+    monkeypatch.setattr(NerfactoModel, "get_outputs_for_camera", slow_render)
+    model.look = Look({name: torch.zeros_like(value) for name, value in own.items()})
+    viewer = threading.Thread(target=model.get_outputs_for_camera, args=(None,))
+    viewer.start()
+    rendering.wait()
+    trainer.save_checkpoint(0)
+    saved.set()
+    viewer.join()
+    state = torch.load(checkpoints(trainer.checkpoint_dir)[0], weights_only=True)["pipeline"]
+    assert all(torch.equal(state[f"_model.{name}"], value) for name, value in own.items())
 
 
 def test_another_versions_run_is_refused(

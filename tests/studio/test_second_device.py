@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 from helpers.captures import small_capture
-from helpers.commands import KILLED_TRAIN, SCRIPTS, SHORT, edited_by, on_second_device, script, where
-from helpers.commands import SECOND_DEVICE
-from helpers.models import save_xl_set
+from helpers.commands import KILLED_TRAIN, SCRIPTS, SECOND_DEVICE, SHORT, edited_by, on_second_device, script, where
 
 from qnerf_nerfstudio.common.images import load_images
 from qnerf_nerfstudio.toy.demo import environment_with_ffmpeg
