@@ -12,8 +12,7 @@ demo: $(READY)  ## edit a procedural capture from start to end
 	$(BIN)/qnerf demo demo
 
 test: $(READY) lint system  ## lint, type check and test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not browser and not release"
-	$(BIN)/python -m pytest -m "browser and not release"  # alone: it measures how soon pages answer
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not release"
 
 release-check: test release-tests release-wheel release-pythons  ## all that `test` does, and what takes too long for it
 

@@ -6,6 +6,7 @@ from shutil import which
 
 import pytest
 from helpers import fuzzing
+from helpers.browser import PATIENCE
 from helpers.captures import small_capture
 from playwright.sync_api import Page, sync_playwright
 
@@ -43,5 +44,7 @@ def page() -> Iterator[Page]:
     arguments = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-sandbox"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield browser.new_page(viewport={"width": PAGE_SIZE[0], "height": PAGE_SIZE[1]})
+        made = browser.new_page(viewport={"width": PAGE_SIZE[0], "height": PAGE_SIZE[1]})
+        made.set_default_timeout(1000 * PATIENCE)
+        yield made
         browser.close()

@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -59,10 +58,8 @@ def refusal(document: object, folder: Path, **options: bool) -> str:
     path = folder / "edit.json"
     data = document if isinstance(document, bytes) else str(document).encode()
     path.write_bytes(json.dumps(document).encode() if isinstance(document, dict) else data)
-    start = time.perf_counter()
     with pytest.raises(UserError) as caught:
         load_edit(path, **options)
-    assert time.perf_counter() - start < 1
     message = str(caught.value)
     assert message.startswith(str(path)) and message.isprintable()
     return message

@@ -15,7 +15,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from qnerf_nerfstudio.diffusion.config import EditorConfig
 from qnerf_nerfstudio.diffusion.editor import ControlNetEditor
@@ -167,6 +167,41 @@ def sampled_by_diffusers(
         latents=latents,
         output_type="latent",
     ).images
+
+
+SD_UNET = {
+    "sample_size": 64,
+    "block_out_channels": (320, 640, 1280, 1280),
+    "cross_attention_dim": 768,
+    "attention_head_dim": 8,
+}
+"""Settings of the UNet of Stable Diffusion 1.5; the others are diffusers' defaults."""
+
+
+def save_sd_set(folder: Path) -> Path:
+    """Write a random model set of Stable Diffusion 1.5's size in half precision, its ControlNet inside, into a folder
+    of that folder; its own folder."""
+    torch.manual_seed(0)
+    parts = random_parts(folder / "tokenizer")
+    levels = 4
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=(128, 256, 512, 512),
+        layers_per_block=2,
+        latent_channels=4,
+        sample_size=512,
+    )
+    text = CLIPTextModel(CLIPTextConfig(**{**parts["text_encoder"].config.to_dict(), "hidden_size": 768}))
+    unet = UNet2DConditionModel(**SD_UNET)
+    controlnet = ControlNetModel.from_unet(unet)
+    fill_zero_convolutions(controlnet)
+    parts |= {"vae": vae, "text_encoder": text, "unet": unet, "controlnet": controlnet}
+    for part in (vae, text, unet, controlnet):
+        part.half()
+    pipeline_of(parts).save_pretrained(folder / "sd")
+    controlnet.save_pretrained(folder / "sd/controlnet")
+    return folder / "sd"
 
 
 def models_of(parts: dict, zeros_for_empty: bool = False) -> Models:

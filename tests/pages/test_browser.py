@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,6 @@ from qnerf_nerfstudio.toy.capture import sample_edit
 from qnerf_nerfstudio.toy.proxy import capsule_mesh
 
 pytestmark = pytest.mark.browser
-
-ANSWER = 0.2
-"""Seconds within which a drag is answered."""
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +65,7 @@ def test_a_joint_is_dragged_undone_and_saved(page: Page, capture: Path, tmp_path
         assert all(moved[name] == before[name] for name in before if name != "r_wrist")
         page.wait_for_timeout(1000)
         page.get_by_role("button", name="Undo").click()
-        wait_for(lambda: document.joints(0, "target") == before, page, 10)
+        wait_for(lambda: document.joints(0, "target") == before, page)
         page.wait_for_timeout(1000)
         moved = drag_joint(page, served, document, "r_wrist")
         page.screenshot(path=tmp_path / "pose.png")
@@ -98,36 +94,34 @@ def test_a_rig_bends_while_its_joint_is_dragged(page: Page, capture: Path, tmp_p
     (data / "edit.json").write_text(json.dumps(edit))
     document = open_document(data, data / "edit.json", "skeleton", None)
     served = PosePage(data, document, "127.0.0.1", free_port())
-    drawn: list[float] = []
-    page.on("websocket", lambda socket: socket.on("framereceived", lambda payload: note(payload, drawn)))
+    drawn: list[bool] = []
+    page.on("websocket", lambda socket: socket.on("framereceived", lambda payload: drawn.append(draws_mesh(payload))))
     try:
         page.goto(f"http://127.0.0.1:{served.server.get_port()}")
         page.get_by_text("Connected").wait_for()
         choose(page, "Joint", "r_wrist")
         page.locator("input[value='r_wrist']:visible").wait_for()
         page.wait_for_timeout(2500)
-        waits: list[float] = []
-        follow = served.scene._on_drag
+        before = sum(drawn)
+        follow, moves = served.scene._on_drag, []
 
-        def timed(*moved: Any) -> None:
-            started = time.monotonic()
+        def counted(*moved: Any) -> None:
+            moves.append(sum(drawn))
             follow(*moved)
-            waits.append(time.monotonic() - started)
 
-        served.scene._on_drag = timed
-        before = len(drawn)
+        served.scene._on_drag = counted
         drag_joint(page, served, document, "r_wrist")
         page.screenshot(path=tmp_path / "rig.png")
-        # From the message of a move to the mesh on its way back to the page.
-        assert len(drawn) > before and waits and max(waits) < ANSWER, waits
+        # The mesh bends on the way, not at the end alone, and once for a move at most: no queue of them builds up.
+        wait_for(lambda: sum(drawn) > before, page)
+        assert moves and sum(drawn) - before <= len(moves)
     finally:
         served.server.stop()
 
 
-def note(payload: bytes | str, drawn: list[float]) -> None:
-    """Note the time of a frame that draws the target's mesh."""
-    if isinstance(payload, bytes) and b"/control/0/target/mesh" in payload:
-        drawn.append(time.monotonic())
+def draws_mesh(payload: bytes | str) -> bool:
+    """Whether a frame draws the target's mesh."""
+    return isinstance(payload, bytes) and b"/control/0/target/mesh" in payload
 
 
 def test_joints_photos_and_the_region_are_worked_on_by_clicks(page: Page, capture: Path, tmp_path: Path) -> None:
@@ -143,17 +137,17 @@ def test_joints_photos_and_the_region_are_worked_on_by_clicks(page: Page, captur
         page.wait_for_timeout(1500)
         page.get_by_text("Joints and bones").click()
         page.get_by_role("button", name="Add joint").click()
-        wait_for(lambda: "joint_1" in document.joints(0, "target"), page, 10)
+        wait_for(lambda: "joint_1" in document.joints(0, "target"), page)
         page.wait_for_timeout(500)
         # The dropdown of joints shows it, too, and stands before it.
         page.locator("input[value='joint_1']:visible").nth(1).fill("hat")
-        wait_for(lambda: "hat" in document.joints(0, "source"), page, 10)
+        wait_for(lambda: "hat" in document.joints(0, "source"), page)
         page.wait_for_timeout(500)
         page.get_by_role("button", name="Remove joint").click()
-        wait_for(lambda: "hat" not in document.joints(0, "source"), page, 10)
+        wait_for(lambda: "hat" not in document.joints(0, "source"), page)
 
         page.get_by_role("button", name="Look through it").click()
-        wait_for(lambda: any(b"BackgroundImage" in bytes(frame) for frame in seen), page, 10)
+        wait_for(lambda: any(b"BackgroundImage" in bytes(frame) for frame in seen), page)
         page.wait_for_timeout(800)
         page.screenshot(path=tmp_path / "through.png")
         first = served.scene.around._frustums[0]
@@ -162,10 +156,10 @@ def test_joints_photos_and_the_region_are_worked_on_by_clicks(page: Page, captur
         page.mouse.down()
         page.mouse.move(420, 330, steps=4)
         page.mouse.up()
-        wait_for(lambda: first.visible, page, 10)
+        wait_for(lambda: first.visible, page)
 
         page.get_by_text("Show region of influence").click()
-        wait_for(lambda: any(b"/region" in bytes(frame) for frame in seen), page, 20)
+        wait_for(lambda: any(b"/region" in bytes(frame) for frame in seen), page)
         page.wait_for_timeout(800)
         page.screenshot(path=tmp_path / "region.png")
     finally:
@@ -185,7 +179,7 @@ def test_what_users_wrote_is_no_code_on_the_page(page: Page, capture: Path) -> N
         assert page.evaluate("globalThis.hacked") is None
         # Without `plain`, the page runs the code in it.
         served.say("joint {globalThis.hacked = 1}")
-        wait_for(lambda: page.evaluate("globalThis.hacked") == 1, page, 10)
+        wait_for(lambda: page.evaluate("globalThis.hacked") == 1, page)
     finally:
         served.server.stop()
 

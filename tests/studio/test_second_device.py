@@ -1,12 +1,19 @@
 """Whole runs on the second device: whatever a GPU's code path leaves on the other device ends them."""
 
 import json
+import os
+import resource
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 from helpers.captures import small_capture
 from helpers.commands import KILLED_TRAIN, SCRIPTS, SECOND_DEVICE, SHORT, edited_by, on_second_device, script, where
+from helpers.models import save_sd_set, save_xl_set
+from helpers.preloaded import QUIET
 
 from qnerf_nerfstudio.common.images import load_images
 from qnerf_nerfstudio.toy.demo import environment_with_ffmpeg
@@ -80,3 +87,111 @@ def test_a_skeleton_carries_the_capture_and_a_killed_run_goes_on(capture: Path, 
     assert "Traceback" not in output
     assert len(list((folder / "edit/images").glob("*.png"))) == 6
     assert json.loads((folder / "edit/manifest.json").read_text())["finished"]
+
+
+def run_of(method: str, capture: Path, out: Path, *options: object) -> Path:
+    """The folder of a short run."""
+    output = on_second_device(SCRIPTS / "ns-train", *words(method, capture, out, *options))
+    assert "Traceback" not in output
+    folder = out / f"e/{method}/t"
+    assert len(list((folder / "edit/images").glob("*.png"))) == 6
+    return folder
+
+
+STEPS = ("--pipeline.editor.num-steps", "4", "--pipeline.tau", "1")
+
+
+@pytest.mark.release
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--pipeline.consolidation", "progressive", "--pipeline.editor.mode", "blend"),
+        ("--pipeline.consolidation", "one-shot", "--pipeline.editor.mode", "replace"),
+        ("--pipeline.consolidation", "none", "--pipeline.region", "False"),
+        ("--pipeline.consolidation", "one-shot", "--pipeline.model.background-color", "random"),
+        ("--pipeline.consolidation", "one-shot", "--pipeline.warm-start", "False", "--pipeline.composite", "False"),
+    ],
+    ids=["progressive blend", "replace", "everywhere, one by one", "random background", "afresh"],
+)
+def test_views_are_edited_from_the_photos(
+    capture: Path, tiny_editor: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    run_of("qnerf-edit-tiny", capture, tmp_path, *edited_by(tiny_editor), *STEPS, *options)
+
+
+@pytest.mark.release
+@pytest.mark.parametrize("editing", ["carried", "diffusion"])
+def test_a_mesh_carries_the_capture(capture: Path, tiny_editor: Path, tmp_path: Path, editing: str) -> None:
+    options = ["--pipeline.edit", capture / "edit-mesh.json", "--pipeline.editing", editing]
+    options += [*edited_by(tiny_editor), *STEPS, "--pipeline.start", "carried"]
+    run_of("qnerf-edit-tiny", capture, tmp_path, *options)
+
+
+@pytest.mark.release
+def test_a_skeleton_begins_views_that_diffusion_edits(capture: Path, tiny_editor: Path, tmp_path: Path) -> None:
+    options = [*edited_by(tiny_editor), *STEPS, *SOLID, "--pipeline.start", "carried"]
+    folder = run_of("qnerf-edit-tiny", capture, tmp_path, *options)
+    assert list((folder / "edit/carried").glob("*.png"))
+
+
+@pytest.mark.release
+def test_stable_diffusion_xl_edits_views(capture: Path, tmp_path: Path) -> None:
+    models = save_xl_set(tmp_path / "models")
+    options = [*edited_by(models), "--pipeline.editor.variant", "None", *GUIDED]
+    run_of("qnerf-edit-xl", capture, tmp_path, *options, "--pipeline.editor.checkpointing", "True")
+
+
+@pytest.mark.release
+def test_runs_are_scored_exported_and_looked_at(edited: Path, capture: Path, tiny_editor: Path, tmp_path: Path) -> None:
+    config = ("--load-config", edited / "config.yml")
+    on_second_device(SCRIPTS / "ns-eval", *config, "--output-path", tmp_path / "eval.json")
+    assert json.loads((tmp_path / "eval.json").read_text())["results"]["psnr"] > 1
+    options = ("--num-points", "200", "--remove-outliers", "False", "--normal-method", "open3d")
+    on_second_device(SCRIPTS / "ns-export", "pointcloud", *config, "--output-dir", tmp_path, *options)
+    assert (tmp_path / "point_cloud.ply").stat().st_size > 1000
+    models = ("--method", "qnerf-edit-tiny", "--model", tiny_editor, "--controlnet", tiny_editor / "controlnet")
+    sheet = tmp_path / "sheet.png"
+    on_second_device(SCRIPTS / "qnerf", "preview", "--data", capture, *models, "--views", "1", "--out", sheet)
+    assert sheet.stat().st_size > 1000
+    mesh = tmp_path / "mesh.ply"
+    box = ("--box", "0", "0", "1", "2", "2", "2")
+    on_second_device(
+        *(SCRIPTS / "qnerf", "proxy", "--data", capture, *box, "--iterations", "60", "--faces", "500", "--out", mesh)
+    )
+    assert mesh.stat().st_size > 1000
+
+
+@pytest.mark.release
+def test_fields_run_in_tiny_cuda_nn(capture: Path, tiny_editor: Path, tmp_path: Path) -> None:
+    """In a stand-in for it, which has its types; it is imported before everything else, by a process of its own."""
+    options = [*edited_by(tiny_editor), *GUIDED, "--pipeline.edit", capture / "edit-boxes.json"]
+    options += ["--pipeline.start", "carried", "--pipeline.model.implementation", "tcnn"]
+    stand_ins = SECOND_DEVICE.parent / "stand_ins"
+    arguments = [SECOND_DEVICE, SCRIPTS / "ns-train", *words("qnerf-edit", capture, tmp_path, *options)]
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        env={**os.environ, **QUIET, "PYTHONPATH": f"{stand_ins}{os.pathsep}{SECOND_DEVICE.parents[1]}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    folder = tmp_path / "e/qnerf-edit/t"
+    state = torch.load(next((folder / "nerfstudio_models").iterdir()), weights_only=True)["pipeline"]
+    assert any(name.endswith("tcnn_encoding.params") for name in state), "it ran in torch"
+
+
+@pytest.mark.release
+def test_a_run_of_the_real_size(capture: Path, tmp_path: Path) -> None:
+    """Stable Diffusion 1.5's architecture with random weights, 512 pixels, the method's own options but for time."""
+    models = save_sd_set(tmp_path / "models")
+    short = ("--pipeline.editor.num-steps", "2", "--pipeline.tau", "1", "--pipeline.source-iterations", "20")
+    short += ("--pipeline.fit-iterations", "20", "--pipeline.final-iterations", "20")
+    scene = small_capture(tmp_path, num_views=3, size=512)
+    options = [*edited_by(models), *short, "--pipeline.edit", scene / "edit-boxes.json"]
+    arguments = [SCRIPTS / "ns-train", "qnerf-edit", *CUDA, "--data", scene, *where(tmp_path), *options]
+    on_second_device(*arguments)
+    images = load_images(sorted((tmp_path / "e/qnerf-edit/t/edit/images").glob("*.png")))
+    assert len(images) == 3 and images[0].shape == (512, 512, 3)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    print(f"peak memory of the process: {peak / 2**20:.1f} GiB, which says nothing of a GPU's")

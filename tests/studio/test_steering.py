@@ -1,6 +1,7 @@
 """Requests from the viewer while an edit runs; what lies outside the region stays."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ from helpers.cameras import SCENE_BOX
 from helpers.captures import small_capture
 from helpers.commands import RUN, train
 from helpers.edits import short_edit
+from helpers.second_device import second_device
 from nerfstudio.scripts import train as train_script
 from torch import Tensor
 
@@ -104,10 +106,12 @@ def test_training_on_the_photos_ends_where_held_out_photos_gain_nothing(
     assert len(list((tmp_path / RUN / "edit/images").iterdir())) == 8
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.release)])
 def test_the_viewer_shows_the_scene_that_is_chosen(
-    few: Path, tiny_editor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    few: Path, tiny_editor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str
 ) -> None:
     config = short_edit(few, tmp_path, 6, tiny_editor)
+    config.machine.device_type = device
     config.pipeline.start, config.pipeline.edit = "carried", few / "edit-boxes.json"
     seen: dict[str, list[dict[str, Tensor]]] = {}
     show = QNerfPipeline._run_slice
@@ -125,12 +129,14 @@ def test_the_viewer_shows_the_scene_that_is_chosen(
             panel.show(Status(1, 2, "a stage", "", 0.5, None, None))
             assert ("trained" in panel.activity.content) == (scene == "carried" and task == Task.SOURCE)
             pipeline.eval()
-            shown.append(model.get_outputs_for_camera(pipeline.datamanager.train_dataset.cameras[:1]))
+            outputs = model.get_outputs_for_camera(pipeline.datamanager.train_dataset.cameras[:1])
+            shown.append({name: value.cpu() for name, value in outputs.items()})
             pipeline.train()
         assert all(torch.equal(before[name], value) for name, value in model.named_parameters())
 
     monkeypatch.setattr(QNerfPipeline, "_run_slice", look)
-    train_script.main(config)
+    with second_device() if device == "cuda" else nullcontext():
+        train_script.main(config)
     (captured, carried, edited), (captured_late, carried_late, edited_late) = seen["fit"], seen["final"]
     # The field has learned carried views for a few steps by then.
     assert not torch.equal(captured["rgb"], edited["rgb"])
