@@ -58,7 +58,7 @@ class Module(nn.Module):
             return _Apply.apply(inputs, self.params, self)  # pyright: ignore[reportReturnType]
 
 
-def _encoding(config: dict[str, Any]) -> nn.Module:
+def _encoding(width: int, config: dict[str, Any]) -> nn.Module:
     """Nerfstudio's torch part for an encoding."""
     from nerfstudio.field_components import encodings  # noqa: PLC0415 - it imports this module
 
@@ -71,6 +71,9 @@ def _encoding(config: dict[str, Any]) -> nn.Module:
             features_per_level=config["n_features_per_level"],
             implementation="torch",
         )
+    if config["otype"] == "Frequency":
+        count = config["n_frequencies"]
+        return encodings.NeRFEncoding(width, count, 0, count - 1, implementation="torch")
     assert config["otype"] == "SphericalHarmonics", config
     return encodings.SHEncoding(levels=config["degree"], implementation="torch")
 
@@ -89,7 +92,7 @@ class Encoding(Module):
     """An encoding."""
 
     def __init__(self, n_input_dims: int, encoding_config: dict[str, Any], **settings: Any) -> None:
-        part = _encoding(encoding_config)
+        part = _encoding(n_input_dims, encoding_config)
         super().__init__(part)
         self.n_input_dims, self.n_output_dims = n_input_dims, part.get_out_dim()  # pyright: ignore
 
@@ -113,7 +116,7 @@ class NetworkWithInputEncoding(Module):
         network_config: dict[str, Any],
         **settings: Any,
     ) -> None:
-        encoding = _encoding(encoding_config)
+        encoding = _encoding(n_input_dims, encoding_config)
         network = _network(encoding.get_out_dim(), n_output_dims, network_config)  # pyright: ignore
         super().__init__(nn.Sequential(encoding, network))
         self.n_input_dims, self.n_output_dims = n_input_dims, n_output_dims
