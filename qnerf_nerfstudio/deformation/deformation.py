@@ -28,6 +28,10 @@ class Deformation(Protocol):
         """Where the matter at points was captured."""
         ...
 
-    def to(self, device: str) -> "Deformation":
+
+class StatedDeformation(Deformation, Protocol):
+    """A deformation with tensors of its own."""
+
+    def to(self, device: str) -> Deformation:
         """The same on another device."""
         ...

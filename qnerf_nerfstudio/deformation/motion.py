@@ -13,7 +13,7 @@ from torch import Tensor
 from qnerf_nerfstudio.capture.cameras import Views
 from qnerf_nerfstudio.controls.draw import PlacedSkeleton, placed_mesh, placed_skeletons
 from qnerf_nerfstudio.controls.lifting import LiftedSkeleton
-from qnerf_nerfstudio.deformation.deformation import Deformation
+from qnerf_nerfstudio.deformation.deformation import StatedDeformation
 from qnerf_nerfstudio.deformation.meshes import MeshDeformation
 from qnerf_nerfstudio.deformation.skeleton import Alone, SkeletonDeformation
 from qnerf_nerfstudio.deformation.solids import BoxesDeformation
@@ -47,11 +47,11 @@ class Motion(Protocol):
         """
         ...
 
-    def deformation(self, tensors: dict[str, Tensor]) -> Deformation:
+    def deformation(self, tensors: dict[str, Tensor]) -> StatedDeformation:
         """The deformation that takes along what was read."""
         ...
 
-    def alone(self, tensors: dict[str, Tensor]) -> Deformation | None:
+    def alone(self, tensors: dict[str, Tensor]) -> StatedDeformation | None:
         """Shows what was read, in the captured scene, without anything else; None where nothing was read."""
         ...
 
@@ -85,7 +85,7 @@ class SkeletonMotion:
             tensors["exponent"] = torch.tensor(light.exponent)
         return {**tensors, "explained": torch.tensor(explained)}
 
-    def deformation(self, tensors: dict[str, Tensor]) -> Deformation:
+    def deformation(self, tensors: dict[str, Tensor]) -> StatedDeformation:
         """The deformation of what was read."""
         owners, matter = (OwnerGrid(tensors["box"], tensors[name]) for name in ("owners", "matter"))
         anatomy = Anatomy(tensors["radii"], tensors["reach"], owners, matter)
@@ -94,7 +94,7 @@ class SkeletonMotion:
             light = Light(tensors["harmonics"], tensors["normals"].float(), float(tensors["exponent"]))
         return SkeletonDeformation.of(self.edited, self.captured, anatomy, light)
 
-    def alone(self, tensors: dict[str, Tensor]) -> Deformation:
+    def alone(self, tensors: dict[str, Tensor]) -> StatedDeformation:
         """Shows what belongs to the bones alone."""
         return Alone(OwnerGrid(tensors["box"], tensors["owners"]))
 
@@ -113,7 +113,7 @@ class SolidsMotion:
         """Nothing: what lies in a solid moves with it, whatever it is."""
         return {}
 
-    def deformation(self, tensors: dict[str, Tensor]) -> Deformation:
+    def deformation(self, tensors: dict[str, Tensor]) -> StatedDeformation:
         """The deformation, which nothing was read for."""
         return self.solids
 

@@ -148,7 +148,7 @@ class ControlNetEditor:
     @torch.no_grad()
     def decode(self, latents: Latents) -> Images:
         """Images in [0, 1] of clean latents."""
-        scaled = (latents / self.vae.config.scaling_factor).to(self.device, self.vae.dtype)
+        scaled = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
         return (self.vae.decode(scaled).sample.float() / 2 + 0.5).clamp(0, 1)
 
     @torch.no_grad()
@@ -329,7 +329,7 @@ class ControlNetEditor:
         self, latents: Latents, index: int, text: TextStates, controls: Controls, settings: AttentionState
     ) -> Latents:
         """ControlNet and UNet on one batch, in the models' precision."""
-        timestep = self.scheduler.timesteps[index].to(self.device)
+        timestep = self.scheduler.timesteps[index]
         sample, controls = latents.to(self.dtype), controls.to(self.device, self.dtype)
         text = text.expand(len(latents))
         tokens, added = text.tokens.to(self.dtype), None

@@ -38,10 +38,6 @@ class Changes:
             return origins
         return replace(origins, points=points, kept=torch.ones_like(origins.kept), shades=None)
 
-    def to(self, device: str) -> "Changes":
-        """The same on another device."""
-        return Changes(self.deformation.to(device), self.carried)
-
 
 def brought_matter(
     density: Callable[[Tensor], Tensor], deformation: Deformation, points: Float[Tensor, "N 3"], least: float
@@ -59,7 +55,7 @@ def brought_matter(
         origins = changes(part)
         moved = origins.kept & (origins.certainty == 0)
         dense = density(origins.points[moved]) >= least
-        brought.append(part[moved][dense.to(part.device)])
+        brought.append(part[moved][dense])
     return torch.cat(brought)
 
 

@@ -165,7 +165,7 @@ def _render(
     columns = (torch.arange(size[1]) + 0.5) * views.size[1] / size[1]
     coords = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).to(model.device)
     if mask is not None:
-        coords = coords[mask.to(coords.device)][None]
+        coords = coords[mask][None]
     was_training = model.training
     model.eval()
     for index in range(len(indices)):

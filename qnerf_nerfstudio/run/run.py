@@ -147,7 +147,7 @@ class EditRun:
         places = region.sample(PLACES, torch.Generator().manual_seed(0))
         with torch.no_grad():
             points = brought_matter(self.model.density, deformation, places.to(self.model.device), 1 / EXPECTED_DEPTH)
-        kept.save({"points": points[:BROUGHT].cpu().contiguous()})
+        kept.save({"points": points[:BROUGHT]})
 
     def expected(self, stage: Stage) -> Float[Tensor, "N 3"] | None:
         """Points that lie inside of matter in what a stage trains on, as far as the control's motion tells.
@@ -253,7 +253,7 @@ class EditRun:
         """Give the field the query heads that were fitted at the end of a stage, where that was a fit."""
         if ended.task == Task.FIT:
             weight = self.artifacts.heads(ended.interval).load()["weight"]
-            self.model.field.query_head.weight.data[: len(weight)] = weight.to(self.model.device)
+            self.model.field.query_head.weight.data[: len(weight)] = weight
 
     def unload(self) -> None:
         """Free the diffusion models; another attempt loads them again."""

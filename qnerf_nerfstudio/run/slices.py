@@ -55,7 +55,7 @@ class SliceRunner:
     def _controls(self, chunk: int, target: bool) -> Tensor:
         indices = self.plan.view_indices(chunk)
         controls = self.target_controls if target else self.source_controls
-        return controls[indices.start : indices.stop].to(self.editor.device)
+        return controls[indices.start : indices.stop]
 
     def _latents(self, trajectory: str, index: int, chunk: int) -> Tensor:
         return self.artifacts.latents(trajectory, index, chunk).load()["latents"].to(self.editor.device)

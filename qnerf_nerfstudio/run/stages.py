@@ -302,7 +302,7 @@ def rendered_targets(run: EditRun, item: Slice, fitted: int) -> QueryTargets:
         codes = render_codes(run.model, views, indices, codec)
         tensors = {**codes, "errors": relative_errors(codes, _codes(run, fitted, item.chunk))}
         if run.prepared.draws_to_renders:
-            tensors["clean"] = editor.encode(_rendered_views(run, indices)).cpu()
+            tensors["clean"] = editor.encode(_rendered_views(run, indices))
         rendered.save(tensors)
     codes = {name: tensor.to(editor.device) for name, tensor in rendered.load().items()}
     # The share of the variance of a view's own queries that the field explains.

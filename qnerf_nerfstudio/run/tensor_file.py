@@ -23,10 +23,10 @@ class TensorFile:
         return self.path.exists()
 
     def save(self, tensors: dict[str, Tensor]) -> None:
-        """Write it whole or not at all."""
-        on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        """Write it whole or not at all, on whatever device the tensors are."""
+        plain = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
         with atomic_write(self.path) as temporary:
-            save_file(on_cpu, temporary)
+            save_file(plain, temporary)
 
     def load(self) -> dict[str, Tensor]:
         """Read it back.

@@ -319,15 +319,8 @@ def _patches() -> Iterator[Any]:
             yield patch.object(torch.optim.Optimizer, name, nothing)
 
     # Checkpointed blocks are compared with their second pass, and the mode is suspended where the first one is noted.
-    yield patch.dict(
-        torch.utils.checkpoint._allowed_determinism_checks_to_fns,
-        {
-            torch.utils.checkpoint._DEFAULT_DETERMINISM_MODE: lambda tensor: {
-                "shape": tensor.shape,
-                "dtype": tensor.dtype,
-            }
-        },
-    )
+    checks = torch.utils.checkpoint._allowed_determinism_checks_to_fns
+    yield patch.dict(checks, default=lambda tensor: {"shape": tensor.shape, "dtype": tensor.dtype})
     run, backward = threading.Thread.run, torch.autograd._engine_run_backward
 
     def run_there(self: threading.Thread) -> None:

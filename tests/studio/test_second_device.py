@@ -3,17 +3,20 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers.captures import small_capture
 from helpers.commands import KILLED_TRAIN, SCRIPTS, SECOND_DEVICE, SHORT, edited_by, on_second_device, script, where
 from helpers.models import save_sd_set, save_xl_set
 from helpers.preloaded import QUIET
+from PIL import Image
 
 from qnerf_nerfstudio.common.images import load_images
 from qnerf_nerfstudio.toy.demo import environment_with_ffmpeg
@@ -119,11 +122,29 @@ def test_views_are_edited_from_the_photos(
 
 
 @pytest.mark.release
-@pytest.mark.parametrize("editing", ["carried", "diffusion"])
-def test_a_mesh_carries_the_capture(capture: Path, tiny_editor: Path, tmp_path: Path, editing: str) -> None:
+@pytest.mark.parametrize(("editing", "region"), [("carried", False), ("diffusion", True)])
+def test_a_mesh_carries_the_capture(
+    capture: Path, tiny_editor: Path, tmp_path: Path, editing: str, region: bool
+) -> None:
     options = ["--pipeline.edit", capture / "edit-mesh.json", "--pipeline.editing", editing]
+    options += ["--pipeline.region", str(region)]
     options += [*edited_by(tiny_editor), *STEPS, "--pipeline.start", "carried"]
     run_of("qnerf-edit-tiny", capture, tmp_path, *options)
+
+
+@pytest.mark.release
+def test_masks_leave_parts_of_photos_out(capture: Path, tiny_editor: Path, tmp_path: Path) -> None:
+    scene = tmp_path / "masked"
+    shutil.copytree(capture, scene)
+    meta = json.loads((scene / "transforms.json").read_text())
+    (scene / "masks").mkdir()
+    for frame in meta["frames"]:
+        frame["mask_path"] = f"masks/{Path(frame['file_path']).name}"
+        Image.fromarray(np.full((64, 64), 255, np.uint8) * (np.arange(64) > 8)).save(scene / frame["mask_path"])
+    (scene / "transforms.json").write_text(json.dumps(meta))
+    region_share = ("--pipeline.datamanager.pixel-sampler.region-share", "0.5")
+    options = [*edited_by(tiny_editor), *STEPS, "--pipeline.consolidation", "one-shot", *region_share]
+    run_of("qnerf-edit-tiny", scene, tmp_path, *options)
 
 
 @pytest.mark.release
@@ -150,7 +171,9 @@ def test_runs_are_scored_exported_and_looked_at(edited: Path, capture: Path, tin
     assert (tmp_path / "point_cloud.ply").stat().st_size > 1000
     models = ("--method", "qnerf-edit-tiny", "--model", tiny_editor, "--controlnet", tiny_editor / "controlnet")
     sheet = tmp_path / "sheet.png"
-    on_second_device(SCRIPTS / "qnerf", "preview", "--data", capture, *models, "--views", "1", "--out", sheet)
+    on_second_device(
+        SCRIPTS / "qnerf", "preview", "--data", capture, *models, "--views", "1", "--seed", "0", "--out", sheet
+    )
     assert sheet.stat().st_size > 1000
     mesh = tmp_path / "mesh.ply"
     box = ("--box", "0", "0", "1", "2", "2", "2")

@@ -42,16 +42,31 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def steered(
-    capture: Path, editor: Path, out: Path, monkeypatch: pytest.MonkeyPatch, requests: dict[int, Request]
+    capture: Path,
+    editor: Path,
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    requests: dict[int, Request],
+    device: str = "cpu",
 ) -> Path:
     """A short edit in this process, with requests at some training steps; the run's folder."""
     config = short_edit(capture, out, 6, editor)
+    config.machine.device_type = device
     if (out / RUN / "nerfstudio_models").exists():
         config.load_dir = out / RUN / "nerfstudio_models"
     steps = iter(range(10_000))
     monkeypatch.setattr(EditPanel, "take_request", lambda self: requests.get(next(steps)))
-    train_script.main(config)
+    with second_device() if device == "cuda" else nullcontext():
+        train_script.main(config)
     return out / RUN
+
+
+@pytest.mark.release
+def test_an_edit_is_finished_early_on_the_second_device(
+    capture: Path, tiny_editor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = steered(capture, tiny_editor, tmp_path, monkeypatch, {10: Request("finish")}, "cuda")
+    assert len(list((run / "edit/images").glob("*.png"))) == 8
 
 
 def test_an_edit_is_finished_early_and_made_again(

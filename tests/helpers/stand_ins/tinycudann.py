@@ -28,7 +28,8 @@ class _Apply(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         """Gradients of inputs and parameters."""
         wanted = (ctx.inputs, ctx.params)
-        return *torch.autograd.grad(ctx.outputs, wanted, gradients[0].float(), allow_unused=True), None
+        inputs, params = torch.autograd.grad(ctx.outputs, wanted, gradients[0].float(), allow_unused=True)
+        return inputs, params, None
 
 
 class Module(nn.Module):
