@@ -10,7 +10,7 @@ from rich.console import Console
 from qnerf_nerfstudio.common.errors import UserError
 
 
-@pytest.mark.parametrize(("kind", "files"), [("images", 120), ("meshes", 200), ("transforms", 200), ("models", 40)])
+@pytest.mark.parametrize(("kind", "files"), [("images", 120), ("meshes", 200), ("transforms", 200), ("models", 20)])
 def test_damaged_files_are_read_or_refused(kind: str, files: int) -> None:
     counts = fuzz(kind, 0, lambda number: number < files, Console())
     assert counts is not None and counts["refused"] > 0 and counts["read"] > 0

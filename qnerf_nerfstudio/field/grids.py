@@ -123,7 +123,7 @@ def surface_points(
     for bundle, outputs in _render(model, views, range(len(views)), size):
         ends = (bundle.origins + bundle.directions * outputs["depth"].to(bundle.origins)).cpu()
         # The scene box holds what was captured; further out are only backgrounds.
-        low, high = model.scene_box.aabb.cpu()
+        low, high = model.scene_box.aabb
         kept = (outputs["accumulation"][..., 0] > opaque) & ((ends > low) & (ends < high)).all(-1)
         points.append(ends[kept])
         colours.append(outputs["rgb"][kept])

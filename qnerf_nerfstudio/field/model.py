@@ -25,6 +25,7 @@ from qnerf_nerfstudio.common.console import CONSOLE
 from qnerf_nerfstudio.common.version import __version__
 from qnerf_nerfstudio.controls.region import VoxelRegion
 from qnerf_nerfstudio.deformation.deformation import Deformation
+from qnerf_nerfstudio.field.annealing import annealed_span
 from qnerf_nerfstudio.field.carried import carried_density, carried_outputs
 from qnerf_nerfstudio.field.field import QNerfField, QNerfHeadNames
 from qnerf_nerfstudio.field.hash_encoding import gather_encodings
@@ -33,10 +34,6 @@ from qnerf_nerfstudio.field.lpips import lazy_lpips
 
 MEMORY = 0.9
 """Decay of a view's mean error, per training step in which rays of the view are drawn."""
-
-FOCUS = 1.0
-"""Distance around which annealed depths begin: captures are scaled so that cameras stand about 1 from what they look
-at."""
 
 EXPECTED_STEPS, LATER_STEPS = 300, 100
 """Training steps in which matter is expected where it is known to be, from scratch and from a trained field."""
@@ -396,10 +393,3 @@ class QNerfModel(NerfactoModel):
         if metrics["lpips"] != metrics["lpips"]:
             del metrics["lpips"]
         return metrics, images
-
-
-def annealed_span(near: float, far: float, progress: float) -> tuple[float, float]:
-    """Near and far plane at a progress of annealing in [0, 1]: the span grows from half of its width to all of it, in
-    distances before the focus and in inverse distances behind it."""
-    share = max(0.5, progress)
-    return FOCUS + (near - FOCUS) * share, 1 / (1 / FOCUS + (1 / far - 1 / FOCUS) * share)

@@ -142,7 +142,7 @@ class EditRun:
         kept, deformation = self.artifacts.brought, self.deformation
         if kept.exists or deformation is None:
             return
-        everywhere = VoxelRegion(self.model.scene_box.aabb.cpu(), torch.ones(1, 1, 1, dtype=torch.bool))
+        everywhere = VoxelRegion(self.model.scene_box.aabb, torch.ones(1, 1, 1, dtype=torch.bool))
         region = self.prepared.projected.influence.voxels or everywhere
         places = region.sample(PLACES, torch.Generator().manual_seed(0))
         with torch.no_grad():

@@ -26,6 +26,7 @@ from table import write_table
 from torch._dynamo.testing import CompileCounter
 
 from qnerf_nerfstudio.common.files import write_json
+from qnerf_nerfstudio.common.images import to_bytes
 from qnerf_nerfstudio.controls.draw import control_images
 from qnerf_nerfstudio.diffusion.conditions import SourceBranch
 from qnerf_nerfstudio.diffusion.loading import load_editor
@@ -122,9 +123,9 @@ def test_judge_trains_on_edited_views_where_they_see_the_edit_and_on_photos_else
         images, seen = manager.targets.images, manager.targets.edit_masks
         assert images is not None and seen is not None
         assert seen.any() and not seen.all()
-        assert (images[seen] == 1).all()
+        assert (images[seen] == 255).all()
         names = sorted(path.name for path in (tmp_path / "scene/images").iterdir())
-        expected = photos[[names.index(path.name) for path in manager.train_dataset.image_filenames]].movedim(1, -1)
+        expected = to_bytes(photos[[names.index(path.name) for path in manager.train_dataset.image_filenames]])
         assert torch.equal(images[~seen], expected[~seen])
         bundle, batch = manager.next_train(0)
         assert torch.equal(bundle.metadata["sees_edit"].squeeze(-1), batch["sees_edit"])

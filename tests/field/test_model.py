@@ -10,8 +10,9 @@ from nerfstudio.model_components.scene_colliders import NearFarCollider
 
 from qnerf_nerfstudio.common.version import __version__
 from qnerf_nerfstudio.controls.region import VoxelRegion
+from qnerf_nerfstudio.field.annealing import annealed_span
 from qnerf_nerfstudio.field.losses import query_loss
-from qnerf_nerfstudio.field.model import EXPECTED_STEPS, LATER_STEPS, QNerfModel, annealed_span
+from qnerf_nerfstudio.field.model import EXPECTED_STEPS, LATER_STEPS, QNerfModel
 
 
 @pytest.mark.parametrize(

@@ -219,6 +219,7 @@ def test_score_compares_with_the_truth_and_an_unedited_field(
         assert picture.width > 6 * 64
 
 
+@pytest.mark.release
 def test_stock_nerfacto_trains_on_the_edited_views(run: Path, tmp_path: Path) -> None:
     # Nerfacto builds LPIPS, which downloads AlexNet; a stand-in of the same shape keeps this test off the network.
     weights = tmp_path / "torch/hub/checkpoints/alexnet-owt-7be5be79.pth"

@@ -201,7 +201,7 @@ def test_nothing_leaks_out_of_the_region(few: Path, tiny_editor: Path, tmp_path:
     assert (edited["False"] - photos)[far].abs().mean() <= (round_trip - photos)[far].abs().mean() + 1 / 255
 
 
-@pytest.mark.parametrize("control", ["mesh", "boxes"])
+@pytest.mark.parametrize("control", ["mesh", pytest.param("boxes", marks=pytest.mark.release)])
 def test_solids_are_controls_as_skeletons_are(few: Path, tiny_editor: Path, tmp_path: Path, control: str) -> None:
     options = ["--pipeline.edit", few / f"edit-{control}.json", "--pipeline.consolidation", "none"]
     run = train(few, tmp_path, tiny_editor, *options) / "edit"

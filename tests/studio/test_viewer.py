@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from helpers.browser import PATIENCE, choose, free_port, wait_for
+from helpers.captures import small_capture
 from helpers.commands import RUN, SCRIPTS, SHORT, where
 from playwright.sync_api import Page
 
@@ -30,13 +31,14 @@ class Frames:
             self.frustums.setdefault(b"first", []).append(payload)
 
 
-def test_an_edit_is_watched_steered_and_stays_responsive(page: Page, capture: Path, tmp_path: Path) -> None:
+def test_an_edit_is_watched_steered_and_stays_responsive(page: Page, tmp_path: Path) -> None:
+    capture = small_capture(tmp_path, num_views=5)
     port = free_port()
     options = [
         *SHORT,
         *("--pipeline.editor.num-steps", "10", "--pipeline.stop", "0.3", "--pipeline.chunk", "5"),
-        *("--pipeline.source-iterations", "20", "--pipeline.fit-iterations", "60"),
-        *("--pipeline.final-iterations", "150"),
+        *("--pipeline.source-iterations", "20", "--pipeline.fit-iterations", "40"),
+        *("--pipeline.final-iterations", "60"),
         *("--viewer.websocket-port", str(port)),
     ]
     words = map(str, [SCRIPTS / "ns-train", "qnerf-edit-tiny", "--data", capture, *where(tmp_path), *options])

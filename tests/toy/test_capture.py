@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.edit.reading import load_edit
 from qnerf_nerfstudio.edit.schema import SkeletonControl
 from qnerf_nerfstudio.toy.capture import orbit_camera, sample_edit, write_capture
@@ -46,7 +47,7 @@ def test_capture_is_a_dataset_with_its_truth(tmp_path: Path) -> None:
     write_capture(again, CaptureConfig(seed=4, num_views=6, num_novel_views=8, size=64))
     for path in sorted(out.rglob("*.*")):
         assert path.read_bytes() == (again / path.relative_to(out)).read_bytes()
-    with pytest.raises(FileExistsError, match="not empty"):
+    with pytest.raises(UserError, match="not empty"):
         write_capture(out, CaptureConfig())
 
 
