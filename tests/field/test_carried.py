@@ -12,6 +12,8 @@ from torch import Tensor
 
 from qnerf_nerfstudio.capture.cameras import invert_affine, transform_points
 from qnerf_nerfstudio.deformation.deformation import Origins
+from qnerf_nerfstudio.deformation.solids import BoxesDeformation
+from qnerf_nerfstudio.edit.schema import BoxControl
 from qnerf_nerfstudio.field.carried import brought_matter
 from qnerf_nerfstudio.field.model import QNerfModel
 
@@ -99,3 +101,12 @@ def test_matter_is_brought_where_a_ball_moves_to_and_nowhere_else() -> None:
     assert torch.equal(brought, places[inside]) and len(brought) > 50
     for nothing in (Moved(torch.eye(3, 4)), Moved(back, emptied=True)):
         assert len(brought_matter(density, nothing, places, least=50)) == 0
+
+
+def test_nothing_is_brought_by_what_none_of_the_places_lies_in(model: QNerfModel) -> None:
+    """Something small that moves in a large region; the field refuses to be asked of no place."""
+    there, here = ({"position": [x, 0.0, 0.0], "size": [1e-4] * 3} for x in (0.1, 0.2))
+    box = BoxControl.model_validate({"type": "box", "source": there, "target": here})
+    places = torch.rand(500, 3, generator=torch.Generator().manual_seed(0))
+    moved = BoxesDeformation.of([box], torch.eye(3, 4))
+    assert brought_matter(model.density, moved, places, least=1.0).shape == (0, 3)
