@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from qnerf_nerfstudio.field.annealing import annealed_span
 from qnerf_nerfstudio.field.carried import carried_density, carried_outputs
 from qnerf_nerfstudio.field.field import QNerfField, QNerfHeadNames
 from qnerf_nerfstudio.field.hash_encoding import gather_encodings
+from qnerf_nerfstudio.field.look import Look, traced, untraced, wearing
 from qnerf_nerfstudio.field.losses import Objective, query_loss, view_weights
 from qnerf_nerfstudio.field.lpips import lazy_lpips
 
@@ -41,16 +43,6 @@ EXPECTED_DEPTH = 0.02
 """What is known to be matter is to stop light within about this distance."""
 EXPECTED_MULT = 0.01
 """Weight of light that comes through what is known to be matter, beside the colour loss."""
-
-
-@dataclass(frozen=True)
-class Look:
-    """What cameras are shown in the place of the field as it is."""
-
-    weights: Mapping[str, Tensor]
-    """Parameters by name that take the place of the field's own; those that are left out stay."""
-    deformation: Deformation | None = None
-    """What the field is seen through; None: nothing."""
 
 
 @dataclass
@@ -208,16 +200,9 @@ class QNerfModel(NerfactoModel):
         look = self.look
         if look is None:
             return super().get_outputs_for_camera(camera, obb_box)
-        with self.weights_lock:
-            own = {name: parameter.data for name, parameter in self.named_parameters()}
-            try:
-                for name, parameter in self.named_parameters():
-                    parameter.data = look.weights.get(name, parameter.data)
-                with self.seen_through(look.deformation):
-                    return super().get_outputs_for_camera(camera, obb_box)
-            finally:
-                for name, parameter in self.named_parameters():
-                    parameter.data = own[name]
+        render = partial(super().get_outputs_for_camera, camera, obb_box)
+        with untraced() as trace, self.weights_lock, wearing(self, look.weights), self.seen_through(look.deformation):
+            return traced(trace, render)
 
     def begin_stage(self, step: int, objective: Objective, weights: Mapping[str, Tensor]) -> None:
         """Start a stage of training at training step `step`.

@@ -2,11 +2,9 @@
 
 import base64
 import io
-import json
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -19,7 +17,7 @@ from qnerf_nerfstudio.common.files import atomic_write
 from qnerf_nerfstudio.common.images import load_images, to_bytes
 from qnerf_nerfstudio.common.spread import evenly_spread
 from qnerf_nerfstudio.common.wording import format_duration
-from qnerf_nerfstudio.run.artifacts import EditArtifacts
+from qnerf_nerfstudio.run.artifacts import EditArtifacts, read_json
 from qnerf_nerfstudio.run.explained import explained_by_fit, mean_row, shares
 from qnerf_nerfstudio.run.manifest import read_manifest
 from qnerf_nerfstudio.run.tensor_file import TensorFile
@@ -86,7 +84,7 @@ def write_report(run: Path, out: Path | None = None) -> Path:
         explained=_explained(artifacts, manifest.num_train),
         curves=_curves(artifacts, losses),
         videos=videos,
-        score=_read(run / "score.json"),
+        score=read_json(run / "score.json"),
         seconds={name: format_duration(spent) for name, spent in seconds.items()},
         total=format_duration(sum(seconds.values())),
         config=config,
@@ -96,10 +94,6 @@ def write_report(run: Path, out: Path | None = None) -> Path:
     with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _views(artifacts: EditArtifacts, photos: list[Path]) -> list[ViewRow]:

@@ -57,7 +57,7 @@ class EditArtifacts:
 
     def note_quality(self, step: int, quality: float) -> list[tuple[int, float]]:
         """Keep the PSNR of the field of the photos at a training step; what is kept of the steps up to it."""
-        known = {int(number): value for number, value in _read_json(self.root / "quality.json").items()}
+        known = {int(number): value for number, value in read_json(self.root / "quality.json").items()}
         known = {number: value for number, value in known.items() if number < step} | {step: quality}
         write_json(self.root / "quality.json", {str(number): value for number, value in known.items()})
         return sorted(known.items())
@@ -156,16 +156,19 @@ class EditArtifacts:
 
     def load_progress(self) -> tuple[dict[str, float], list[dict[str, float]]]:
         """Read back what save_progress wrote; empty where it wrote nothing yet."""
-        return _read_json(self.root / "seconds.json"), _read_json(self.root / "curves.json").get("losses", [])
+        return read_json(self.root / "seconds.json"), read_json(self.root / "curves.json").get("losses", [])
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """A document beside the run, empty where there is none.
 
     Raises:
         UserError: It is damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        document = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if not isinstance(document, dict):
+            raise ValueError("it holds no object")
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); remove it: an edit goes on without what it notes") from error
+    return document

@@ -24,7 +24,8 @@ from qnerf_nerfstudio.deformation.deformation import Deformation
 from qnerf_nerfstudio.deformation.motion import Motion
 from qnerf_nerfstudio.field.carried import brought_matter
 from qnerf_nerfstudio.field.grids import stated_points, translucency
-from qnerf_nerfstudio.field.model import EXPECTED_DEPTH, Look, QNerfModel
+from qnerf_nerfstudio.field.look import Look
+from qnerf_nerfstudio.field.model import EXPECTED_DEPTH, QNerfModel
 from qnerf_nerfstudio.run.explained import summary
 from qnerf_nerfstudio.run.manifest import Attempt
 from qnerf_nerfstudio.run.plan import Revision, Stage, Task

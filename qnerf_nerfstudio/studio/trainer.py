@@ -9,7 +9,7 @@ import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from types import FrameType
@@ -25,6 +25,7 @@ from qnerf_nerfstudio.capture.colmap import converted, write_transforms
 from qnerf_nerfstudio.common import ranks
 from qnerf_nerfstudio.common.console import CONSOLE
 from qnerf_nerfstudio.common.errors import UserError, exit_on_user_error
+from qnerf_nerfstudio.common.files import atomic_write
 from qnerf_nerfstudio.common.quiet import ignore_third_party_warnings
 from qnerf_nerfstudio.edit.reading import edit_path
 from qnerf_nerfstudio.field.datamanager import QNerfDataManagerConfig
@@ -48,13 +49,17 @@ class QNerfTrainerConfig(TrainerConfig):
                 self.write_config()
 
     def write_config(self) -> None:
-        """Write config.yml.
+        """Write config.yml whole or not at all; what this start of the run goes on from is none of its settings.
 
         Raises:
             UserError: It cannot be written.
         """
+        kept = replace(self, load_dir=None, load_step=None, load_checkpoint=None, load_config=None)
+        folder = self.get_base_dir()
         try:
-            super().save_config()
+            folder.mkdir(parents=True, exist_ok=True)
+            with atomic_write(folder / "config.yml") as temporary:
+                temporary.write_text(yaml.dump(kept), "utf8")
         except OSError as error:
             raise UserError(
                 f"--output-dir: cannot write to {self.get_base_dir()} ({error.strerror}); choose a folder that "
@@ -67,7 +72,12 @@ class QNerfTrainerConfig(TrainerConfig):
         nerfstudio then reads no other option."""
         named = self.load_dir is not None or self.load_checkpoint is not None
         path = self.get_base_dir() / "config.yml"
-        return not named and self._edit_begun and path.exists() and yaml.load(path.read_text(), yaml.Loader) == self
+        if named or not self._edit_begun or not path.exists():
+            return False
+        try:
+            return yaml.load(path.read_text("utf8"), yaml.Loader) == self
+        except (yaml.YAMLError, AttributeError, TypeError, ValueError):  # a damaged one is not this one
+            return False
 
     def place_absolutely(self) -> None:
         """Name files so that they are found from any folder: ns-render and ns-eval read config.yml from theirs."""
@@ -145,6 +155,8 @@ class QNerfTrainer(Trainer):
                 f"another ns-train edits in {self.base_dir}; wait for its end, or start this one under another "
                 f"--timestamp"
             ) from error
+        except (OSError, NotImplementedError) as error:
+            CONSOLE.print(f"{self.base_dir} cannot be locked ({error}): see that one run at a time works in it.")
 
     def _choose_checkpoint(self) -> None:
         """See which checkpoint the run goes on with, if any, and that it is whole.
@@ -156,11 +168,17 @@ class QNerfTrainer(Trainer):
         if config.goes_on_by_itself:
             config.load_dir = self.checkpoint_dir
         path, folder = config.load_checkpoint, config.load_dir
+        own = folder is not None and folder.absolute() == self.checkpoint_dir.absolute()
+        if folder is not None and not own and checkpoints(folder):
+            raise UserError(
+                f"--load-dir: {folder} is of another run than {self.base_dir}; give the --output-dir, "
+                f"--experiment-name and --timestamp of the run that was stopped"
+            )
         if folder is not None and config.load_step is not None:
             path = folder / f"step-{config.load_step:09d}.ckpt"
         elif folder is not None and checkpoints(folder):
             path = checkpoints(folder)[-1]
-        elif folder is not None and folder.absolute() == self.checkpoint_dir.absolute():
+        elif own:
             CONSOLE.print(f"{folder} holds no checkpoint yet: the run begins with its first step.", soft_wrap=True)
             config.load_dir = None
         elif folder is not None:
@@ -168,7 +186,11 @@ class QNerfTrainer(Trainer):
                 f"--load-dir: {folder} holds no checkpoint; give the nerfstudio_models folder of the run that was "
                 f"stopped"
             )
-        if path is not None and path.exists() and not zipfile.is_zipfile(path):
+        if path is not None and not path.exists():
+            raise UserError(
+                f"{path} does not exist; leave --load-step and --load-checkpoint out to go on from the newest"
+            )
+        if path is not None and not zipfile.is_zipfile(path):
             raise UserError(
                 f"{path} is damaged, the file ends early; remove it, and the run goes on from the checkpoint before, "
                 f"or from its first step with what its edit/ folder holds: {resume_command(config)}"
@@ -302,7 +324,7 @@ def resume_command(config: TrainerConfig) -> str:
     skip = False
     for word in words[2:]:
         name = word.split("=")[0].replace("_", "-")
-        if name in where:
+        if name in (*where, "--load-step", "--load-checkpoint", "--load-config"):
             skip = "=" not in word
         elif skip:
             skip = False

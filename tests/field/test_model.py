@@ -1,5 +1,8 @@
 """The model: its stages, and what each objective changes."""
 
+import sys
+from typing import Any
+
 import pytest
 import torch
 from helpers.cameras import SCENE_BOX
@@ -7,10 +10,12 @@ from helpers.fields import build, rays
 from hypothesis import given
 from hypothesis import strategies as st
 from nerfstudio.model_components.scene_colliders import NearFarCollider
+from nerfstudio.models.nerfacto import NerfactoModel
 
 from qnerf_nerfstudio.common.version import __version__
 from qnerf_nerfstudio.controls.region import VoxelRegion
 from qnerf_nerfstudio.field.annealing import annealed_span
+from qnerf_nerfstudio.field.look import Look
 from qnerf_nerfstudio.field.losses import query_loss
 from qnerf_nerfstudio.field.model import EXPECTED_STEPS, LATER_STEPS, QNerfModel
 
@@ -178,3 +183,38 @@ def test_a_random_background_is_seen_by_views_that_are_weighed_too() -> None:
 def test_no_points_have_no_density(model: QNerfModel) -> None:
     assert model.density(torch.zeros(0, 3)).shape == (0,)
     assert model.colour(torch.zeros(0, 3), torch.zeros(0, 3)).shape == (0, 3)
+
+
+def test_a_look_that_is_interrupted_anywhere_gives_the_field_back(
+    model: QNerfModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The viewer raises at any line of a render when the camera moves."""
+
+    def render(*arguments: Any) -> dict:
+        total = 0
+        for number in range(3):
+            total += number
+        return {}
+
+    monkeypatch.setattr(NerfactoModel, "get_outputs_for_camera", render)
+    own = {name: parameter.data.data_ptr() for name, parameter in model.named_parameters()}
+    model.look = Look({name: torch.zeros_like(value) for name, value in model.named_parameters()})
+    interrupted = 0
+    for at in range(40):
+        lines = iter(range(at, -1, -1))
+
+        def trace(frame: Any, event: str, argument: Any, lines: Any = lines) -> Any:
+            if event == "line" and next(lines, 1) == 0:
+                raise InterruptedError
+            return trace
+
+        sys.settrace(trace)
+        try:
+            model.get_outputs_for_camera(None)  # pyright: ignore[reportArgumentType]
+        except InterruptedError:
+            interrupted += 1
+        finally:
+            sys.settrace(None)
+        assert {name: parameter.data.data_ptr() for name, parameter in model.named_parameters()} == own
+        assert model.deformation is None and not model.weights_lock._is_owned()  # pyright: ignore
+    assert interrupted > 5

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,7 @@ def tune_scheduler(folder: Path) -> None:
     ("change", "named"),
     [
         (move_camera, "transforms.json"),
-        (blacken("masks"), "masks/frame_00001.png"),
+        (blacken("masks"), "mask of frame_00001.png"),
         (blacken("region"), "region/frame_00001.png"),
         (move_mesh, "proxies/target.ply"),
         (narrow_model, "editor/unet/diffusion_pytorch_model.safetensors"),
@@ -93,3 +94,24 @@ def test_what_changes_is_named(begun: Path, tmp_path: Path, change: Callable[[Pa
     change(folder)
     after = read(folder)
     assert [name for name in before if after.get(name) != before[name]] == [named] and set(after) == set(before)
+
+
+def test_what_changes_nothing_does_not_count(begun: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(begun, folder)
+    path = folder / "scene/transforms.json"
+    meta = json.loads(path.read_text())
+    for frame in meta["frames"]:
+        frame["file_path"] = str(folder / "scene" / frame["file_path"])
+        frame["mask_path"] = str(folder / "scene" / frame["mask_path"])
+    path.write_text(json.dumps(meta, indent=7))
+    (folder / "scene/proxies/target.fbm").mkdir()
+    (folder / "scene/proxies/target.blend").write_text("not read")
+    (folder / "scene/region/frame_00001").mkdir()
+    (folder / "editor/.git").mkdir()
+    (folder / "editor/.git/index.json").write_text("{}")
+    (folder / "editor/README.md").write_text("read by nobody")
+    capture = read_capture(begun / "scene")
+    moved = replace(capture, data=folder / "scene")
+    editor = EditorConfig(model=str(folder / "editor"), controlnet=(str(folder / "editor/controlnet"),))
+    assert inputs(moved, load_edit(folder / "scene/edit.json"), folder / "scene", editor) == read(begun)

@@ -24,7 +24,8 @@ from nerfstudio.scripts import train as train_script
 
 from qnerf_nerfstudio.common.errors import UserError
 from qnerf_nerfstudio.common.files import write_json
-from qnerf_nerfstudio.field.model import Look, QNerfModel
+from qnerf_nerfstudio.field.look import Look
+from qnerf_nerfstudio.field.model import QNerfModel
 from qnerf_nerfstudio.run import tensor_file
 from qnerf_nerfstudio.run.inputs import contents
 from qnerf_nerfstudio.run.manifest import read_manifest, refuse_other
@@ -150,10 +151,6 @@ def test_changed_cameras_are_refused(
     path = capture / "transforms.json"
     content, meta = path.read_bytes(), json.loads(path.read_text())
     try:
-        path.write_text(json.dumps(meta, indent=7))
-        with pytest.raises(SystemExit):
-            go_on(stopped, capture, tiny_editor, lambda config: setattr(config.pipeline, "tau", 1))
-        assert "transforms.json" not in printed(capsys), "the same cameras, laid out otherwise"
         meta["frames"][0]["transform_matrix"][0][3] += 0.1
         path.write_text(json.dumps(meta))
         with pytest.raises(SystemExit):
